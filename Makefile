@@ -1,0 +1,52 @@
+# The two commands of the README are `make quickstart` and `make test`; each sets itself up.
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := runs/quickstart
+
+.PHONY: help env quickstart test test-slow test-shared lint bench clean
+
+help:
+	@echo "make quickstart   train both stages on drawn faces, evaluate, draw samples (minutes)"
+	@echo "make test         run the tests"
+	@echo "make env          make .venv/ with the tested versions (constraints.txt)"
+	@echo "make lint         ruff and mypy"
+	@echo "make test-slow    the tests that take minutes; FI_JAX_SHARED=DIR make test-shared: real photos"
+	@echo "make bench        ratios against PyTorch and the machine's limits (needs: pip install .[bench])"
+
+env: .venv/ready
+
+.venv/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "fi_jax needs Python 3.11 or newer; make PYTHON=python3.11 ..."'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+quickstart: env
+	$(BIN)/python -m fi_jax.main --config=configs/quickstart.py --workdir=$(RUN)
+	@echo
+	@echo "Done. Look at:"
+	@echo "  $(RUN)/samples/        the same faces from step 0 on: input, maps, samples, truth"
+	@echo "  $(RUN)/eval/           scores, beside mean-face, Telea and Navier-Stokes fills"
+	@echo "  $(BIN)/tensorboard --logdir=$(RUN)   curves (pip install tensorboard)"
+
+test: env
+	$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check . && $(BIN)/python -m mypy
+	$(BIN)/python -m pytest
+
+test-slow: env
+	$(BIN)/python -m pytest -m slow
+
+test-shared: env
+	$(BIN)/python -m pytest -m shared
+
+lint: env
+	$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check . && $(BIN)/python -m mypy
+
+bench: env
+	$(BIN)/python -m benchmarks.step_vs_torch --stage stage1
+	$(BIN)/python -m benchmarks.step_vs_torch --stage stage2
+	$(BIN)/python -m benchmarks.data_pipeline
+	$(BIN)/python -m benchmarks.first_step
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache

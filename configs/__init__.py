@@ -1,0 +1,1 @@
+"""Configs: a base and a few changed lines each."""

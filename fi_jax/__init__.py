@@ -1,0 +1,1 @@
+"""fi_jax: diverse face inpainting led by facial keypoints, in JAX and Flax."""
