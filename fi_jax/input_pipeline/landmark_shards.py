@@ -1,0 +1,400 @@
+"""Landmarks on disk: one msgpack record an image, in ArrayRecord shards, read back by name.
+
+A folder of shards holds `landmarks-00000-of-00004.array_record`, ... and `landmarks.json`, which
+counts what each shard must hold. Each record is a msgpack map:
+
+    v                 1, the schema
+    name              key of the image, as `sources.Record.name`
+    points            544 bytes: 68 x 2 little-endian float32, x,y in pixels of the decoded image
+    found             whether the detector found the face; if not, the points are a guess
+    score             the detector's confidence, NaN where it gives none
+    detector          e.g. 'dlib68'
+    detector_version  e.g. '19.24'
+    box               [left, top, right, bottom] in pixels, or nil
+    size              [height, width] of the image in pixels, or nil
+
+    python -m fi_jax.input_pipeline.landmark_shards import --npz=FILE --out=DIR --detector=dlib68
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import shutil
+import sys
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import msgpack
+import numpy as np
+from array_record.python import array_record_module
+
+SCHEMA = 1
+INDEX = 'landmarks.json'
+
+_POINTS = (68, 2)
+_POINT_BYTES = 68 * 2 * 4
+
+
+@dataclasses.dataclass(frozen=True)
+class LandmarkRow:
+    """Landmarks of one image; see the module's head for the fields."""
+
+    name: str
+    points: np.ndarray  # (68,2) float32
+    found: bool = True
+    score: float = math.nan
+    detector: str = ''
+    detector_version: str = ''
+    box: tuple[float, float, float, float] | None = None
+    size: tuple[int, int] | None = None  # height, width
+
+
+class LandmarkTable(Mapping[str, LandmarkRow]):
+    """Rows by name, held as arrays: 0.6 kB an image.
+
+    Args:
+        rows: names may come twice if the points are equal.
+        where: file named in errors.
+
+    Raises:
+        ValueError: one name with different points.
+    """
+
+    def __init__(self, rows: Iterable[LandmarkRow], where: str = 'landmarks'):
+        self._position: dict[str, int] = {}
+        points: list[np.ndarray] = []
+        self._rest: list[tuple[Any, ...]] = []
+        for row in rows:
+            row = _checked(row, where)
+            first = self._position.setdefault(row.name, len(points))
+            if first == len(points):
+                points.append(row.points)
+                self._rest.append((row.found, row.score, row.detector, row.detector_version,
+                                   row.box, row.size))  # fmt: skip
+            elif not np.array_equal(points[first], row.points):
+                raise ValueError(
+                    f'{where}: {row.name} comes twice with different points; keep one row an image'
+                )
+        self._points = np.stack(points) if points else np.zeros((0, *_POINTS), np.float32)
+        self._points.flags.writeable = False
+
+    def __getitem__(self, name: str) -> LandmarkRow:
+        i = self._position[name]
+        return LandmarkRow(name, self._points[i], *self._rest[i])
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._position
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._position)
+
+    def __len__(self) -> int:
+        return len(self._position)
+
+
+def _checked(row: LandmarkRow, where: str) -> LandmarkRow:
+    points = np.asarray(row.points)
+    if points.shape != _POINTS:
+        raise ValueError(f'{where}: {row.name}: points of shape {points.shape}; expected (68, 2)')
+    if row.found and not np.isfinite(points).all():
+        raise ValueError(
+            f'{where}: {row.name}: points are not finite; mark the row as not found or remove it'
+        )
+    if not row.name:
+        raise ValueError(f'{where}: a row has no name; name it as its image')
+    return dataclasses.replace(row, points=points.astype('<f4'))
+
+
+def encode_row(row: LandmarkRow) -> bytes:
+    """One row -> one msgpack record."""
+    row = _checked(row, 'landmarks')
+    fields = {
+        'v': SCHEMA,
+        'name': row.name,
+        'points': row.points.tobytes(),
+        'found': bool(row.found),
+        'score': float(row.score),
+        'detector': row.detector,
+        'detector_version': row.detector_version,
+        'box': None if row.box is None else [float(v) for v in row.box],
+        'size': None if row.size is None else [int(v) for v in row.size],
+    }
+    return msgpack.packb(fields)
+
+
+def decode_row(record: bytes, where: str = 'landmarks') -> LandmarkRow:
+    """One msgpack record -> one row.
+
+    Raises:
+        ValueError: damaged, of another schema, or a field of a wrong shape; begins with `where`.
+    """
+    try:
+        fields = msgpack.unpackb(record)
+        version = fields['v']
+    except Exception as error:  # msgpack raises many kinds
+        raise ValueError(f'{where}: not a landmark record; write the shards again') from error
+    if version != SCHEMA:
+        raise ValueError(
+            f'{where}: schema {version!r}, this program reads {SCHEMA}; write the shards again'
+        )
+    try:
+        name, points, box, size = (fields[k] for k in ('name', 'points', 'box', 'size'))
+        if len(points) != _POINT_BYTES:
+            raise ValueError(
+                f'{where}: {name}: points of {len(points)} bytes; expected {_POINT_BYTES}, '
+                '68 x 2 float32'
+            )
+        if (box is not None and len(box) != 4) or (size is not None and len(size) != 2):
+            raise ValueError(f'{where}: {name}: box {box} or size {size} is of a wrong length')
+        return LandmarkRow(
+            name=name,
+            points=np.frombuffer(points, '<f4').reshape(_POINTS),
+            found=fields['found'],
+            score=fields['score'],
+            detector=fields['detector'],
+            detector_version=fields['detector_version'],
+            box=None if box is None else tuple(box),
+            size=None if size is None else tuple(size),
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f'{where}: a field is missing or of a wrong type ({error}); write the shards again'
+        ) from error
+
+
+# ------------------------------------------------------------------------------------- write
+
+
+def write_shards(
+    rows: Iterable[LandmarkRow], out_dir: str | os.PathLike[str], num_shards: int = 1
+) -> dict[str, Any]:
+    """Writes all rows or nothing: the folder appears, complete, at the end.
+
+    Args:
+        rows: streamed; row i goes to shard i % num_shards.
+        out_dir: absent or empty.
+        num_shards: from 1 up; about 1 shard for 100,000 images does.
+
+    Returns:
+        What is in `landmarks.json`.
+
+    Raises:
+        FileExistsError: out_dir holds something.
+        ValueError: a bad row, a name that comes twice, no rows at all.
+    """
+    out = os.path.abspath(os.fspath(out_dir))
+    if num_shards < 1:
+        raise ValueError(f'num_shards={num_shards}; expected 1 or more')
+    if os.path.exists(out) and (not os.path.isdir(out) or os.listdir(out)):
+        raise FileExistsError(f'--out={out}: holds something already; remove it or choose another')
+    tmp = f'{out}.tmp-{os.getpid()}'
+    shutil.rmtree(tmp, ignore_errors=True)
+    os.makedirs(tmp)
+    try:
+        index = _write(rows, tmp, num_shards)
+        if os.path.isdir(out):
+            os.rmdir(out)
+        os.rename(tmp, out)
+    finally:
+        shutil.rmtree(tmp, ignore_errors=True)
+    return index
+
+
+def _write(rows: Iterable[LandmarkRow], folder: str, num_shards: int) -> dict[str, Any]:
+    files = [f'landmarks-{i:05d}-of-{num_shards:05d}.array_record' for i in range(num_shards)]
+    # One record a group: damage then costs, and names, a single image.
+    writers = [
+        array_record_module.ArrayRecordWriter(os.path.join(folder, file), 'group_size:1,zstd:3')
+        for file in files
+    ]
+    names: set[str] = set()
+    found, detectors = 0, set()
+    counts = dict.fromkeys(files, 0)
+    try:
+        for i, row in enumerate(rows):
+            if row.name in names:
+                raise ValueError(f'landmarks: {row.name} comes twice; keep one row an image')
+            names.add(row.name)
+            found += bool(row.found)
+            detectors.add((row.detector, row.detector_version))
+            writers[i % num_shards].write(encode_row(row))
+            counts[files[i % num_shards]] += 1
+    finally:
+        for writer in writers:
+            writer.close()
+    if not names:
+        raise ValueError('landmarks: no rows to write')
+    index = {
+        'schema': SCHEMA,
+        'num_rows': len(names),
+        'num_found': found,
+        'detectors': [{'detector': d, 'detector_version': v} for d, v in sorted(detectors)],
+        'shards': counts,
+    }
+    with open(os.path.join(folder, INDEX), 'w', encoding='utf-8') as file:
+        json.dump(index, file, indent=2)
+        file.write('\n')
+    return index
+
+
+# -------------------------------------------------------------------------------------- read
+
+
+def read_table(path: str | os.PathLike[str]) -> LandmarkTable:
+    """Reads a folder of shards, or an .npz, into a mapping name -> `LandmarkRow`.
+
+    An .npz needs `name` (N,), `points` (N,68,2) and `detected` (N,); `score` (N,) and `box` (N,4)
+    are optional. It is read without pickle.
+
+    Raises:
+        FileNotFoundError: absent, or a folder without its index.
+        ValueError: damaged, of a wrong shape, or one name with different points; names the file.
+    """
+    where = f'data.landmarks={os.fspath(path)}'
+    if not os.path.exists(path):
+        raise FileNotFoundError(f'{where}: no such file or folder; check the path')
+    rows = _read_shards(path, where) if os.path.isdir(path) else _read_npz(path, where)
+    return LandmarkTable(rows, where)
+
+
+def _read_shards(path: str | os.PathLike[str], where: str) -> Iterator[LandmarkRow]:
+    try:
+        with open(os.path.join(path, INDEX), encoding='utf-8') as file:
+            index = json.load(file)
+        schema, shards = index['schema'], dict(index['shards'])
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f'{where}: no {INDEX}; expected a complete folder of landmark shards'
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f'{where}: damaged {INDEX} ({error}); write the shards again') from error
+    if schema != SCHEMA:
+        raise ValueError(f'{where}: schema {schema!r}, this program reads {SCHEMA}')
+    for file_name, count in shards.items():
+        shard = f'{where}: {file_name}'
+        full = os.path.join(path, os.path.basename(file_name))
+        if not os.path.exists(full):
+            raise FileNotFoundError(f'{shard}: missing; write or copy the shards again')
+        for i, record in enumerate(_read_shard(full, count, shard)):
+            yield decode_row(record, f'{shard}: record {i}')
+
+
+def _read_shard(path: str, count: int, where: str) -> list[bytes]:
+    reader = None
+    try:
+        reader = array_record_module.ArrayRecordReader(path)
+        stored = reader.num_records()
+        # Damage at the end may make a shard open as an empty one.
+        if stored != count:
+            raise ValueError(
+                f'{where}: damaged shard, {stored} records where {INDEX} counts {count}; '
+                'write or copy it again'
+            )
+        return list(reader.read_all()) if count else []
+    except RuntimeError as error:
+        at = '' if reader is None else f', record {_first_bad(reader, count)}'
+        raise ValueError(f'{where}: damaged shard{at} ({error}); write or copy it again') from error
+    finally:
+        # Closing a damaged shard raises once more.
+        with contextlib.suppress(RuntimeError):
+            if reader is not None:
+                reader.close()
+
+
+def _first_bad(reader: Any, count: int) -> int | str:
+    for i in range(count):
+        try:
+            reader.read([i])
+        except RuntimeError:
+            return i
+    return '?'
+
+
+def _read_npz(path: str | os.PathLike[str], where: str) -> Iterator[LandmarkRow]:
+    fields: dict[str, np.ndarray] = {}
+    try:
+        with open(path, 'rb') as file:
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise ValueError('a single array')
+            with archive:
+                for key in ('name', 'points', 'detected', 'score', 'box'):
+                    if key in archive:
+                        fields[key] = archive[key]
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(
+            f'{where}: not a readable .npz of plain arrays ({error}); expected a folder of shards '
+            'or an .npz'
+        ) from error
+    if missing := {'name', 'points', 'detected'} - set(fields):
+        raise ValueError(f'{where}: no field {sorted(missing)}; expected name, points, detected')
+    n = len(np.atleast_1d(fields['name']))
+    shapes = {'name': (n,), 'points': (n, *_POINTS), 'detected': (n,), 'score': (n,), 'box': (n, 4)}
+    for key, array in fields.items():
+        if array.shape != shapes[key]:
+            raise ValueError(f'{where}: {key} of shape {array.shape}; expected {shapes[key]}')
+    if fields['name'].dtype.kind != 'U' or fields['points'].dtype.kind != 'f':
+        raise ValueError(
+            f'{where}: name {fields["name"].dtype} and points {fields["points"].dtype}; '
+            'expected text and floats'
+        )
+    boxes = fields['box'].tolist() if 'box' in fields else []
+    scores = fields['score'].tolist() if 'score' in fields else [math.nan] * n
+    for i, name in enumerate(fields['name'].tolist()):
+        yield LandmarkRow(
+            name=name,
+            points=fields['points'][i],
+            found=bool(fields['detected'][i]),
+            score=float(scores[i]),
+            detector='npz',
+            box=tuple(boxes[i]) if 'box' in fields else None,
+        )
+
+
+# ------------------------------------------------------------------------------------ import
+
+
+def import_npz(
+    npz: str | os.PathLike[str],
+    out_dir: str | os.PathLike[str],
+    detector: str,
+    version: str = '',
+    num_shards: int = 1,
+) -> dict[str, Any]:
+    """Turns an .npz of landmarks into shards, and says which detector made them."""
+    table = read_table(npz)
+    rows = (
+        dataclasses.replace(row, detector=detector, detector_version=version)
+        for row in table.values()
+    )
+    return write_shards(rows, out_dir, num_shards)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line; 0 if done, 1 if refused with one line of reason."""
+    parser = argparse.ArgumentParser(
+        prog='python -m fi_jax.input_pipeline.landmark_shards', description=import_npz.__doc__
+    )
+    command = parser.add_subparsers(dest='command', required=True).add_parser('import')
+    command.add_argument('--npz', required=True, help='file with name, points, detected')
+    command.add_argument('--out', required=True, help='folder to make')
+    command.add_argument('--detector', required=True, help='what found the points: dlib68, ...')
+    command.add_argument('--version', default='', help='its version')
+    command.add_argument('--num_shards', type=int, default=1)
+    args = parser.parse_args(argv)
+    try:
+        index = import_npz(args.npz, args.out, args.detector, args.version, args.num_shards)
+    except (ValueError, OSError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 1
+    print(f'{args.out}: {index["num_rows"]} rows, {index["num_found"]} with a face found.')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,209 @@
+"""From records to batches: crop, flip, hole, face maps; grain for order, threads and position.
+
+A batch is a dict of numpy arrays, images and maps as uint8: image (B,H,W,3) in 0..255; hole,
+face_mask, landmark_map (B,H,W,1) in {0,1}; landmarks (B,68,2) in pixels of the crop; has_landmarks
+(B,), hole_kind (B,) an index into `holes.KINDS`, index (B,) of the image in its split, and weight
+(B,), 0 for the rows that only fill the last batch of an evaluation.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import cv2
+import grain.python as grain
+import numpy as np
+from absl import logging
+
+from fi_jax import landmarks as lm
+from fi_jax.input_pipeline import holes
+from fi_jax.input_pipeline.sources import BadImage, Record, Source, decode
+
+Example = dict[str, Any]  # of arrays and numpy scalars
+
+
+class Tolerant:
+    """A source whose undecodable images are replaced by their neighbour, counted and named.
+
+    Indexing gives (index, record) with the image decoded. Raises BadImage beyond the allowed share.
+    """
+
+    def __init__(self, source: Source, max_bad_share: float):
+        self._source = source
+        self._allowed = int(max_bad_share * len(source))
+        self._lock = threading.Lock()
+        self.bad: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> tuple[int, Record, np.ndarray]:
+        for shift in range(len(self)):
+            at = (index + shift) % len(self)
+            if at not in self.bad:
+                try:
+                    record = self._source[at]
+                    return index, record, decode(record.image, record.name)
+                except BadImage as error:
+                    self._note(at, error)
+        raise AssertionError('unreachable: more bad images than allowed')
+
+    def _note(self, index: int, error: BadImage) -> None:
+        with self._lock:
+            if index not in self.bad:
+                self.bad[index] = str(error)
+                logging.warning('bad image %d: %s', len(self.bad), error)
+            if len(self.bad) > self._allowed:
+                raise BadImage(
+                    f'{error}. That makes {len(self.bad)} bad of {len(self)} images and '
+                    f'{self._allowed} are allowed; remove them or raise data.max_bad_share'
+                ) from error
+
+
+def square(
+    image: np.ndarray, points: np.ndarray | None, res: int
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """The centred square of an image (H,W,3), resized to res, and its landmarks with it."""
+    height, width = image.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    image = image[top : top + side, left : left + side]
+    if side != res:
+        how = cv2.INTER_AREA if side > res else cv2.INTER_CUBIC
+        image = cv2.resize(image, (res, res), interpolation=how)
+    if points is not None:
+        offset = np.array([left, top], np.float32)
+        points = ((points - offset + 0.5) * (res / side) - 0.5).astype(np.float32)
+    return image, points
+
+
+def mirror(image: np.ndarray, points: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Image and landmarks flipped left to right, the points renumbered."""
+    flipped = None if points is None else lm.flip(points, image.shape[1])
+    return np.ascontiguousarray(image[:, ::-1]), flipped
+
+
+def face_maps(points: np.ndarray | None, res: int, hull: str) -> Example:
+    """Landmarks and the maps drawn from them; zeros where there are none."""
+    if points is None:
+        blank = np.zeros((res, res, 1), np.uint8)
+        points, landmark_map, face_mask, known = np.zeros((68, 2), np.float32), blank, blank, False
+    else:
+        landmark_map = lm.draw_points(points, (res, res))
+        face_mask = lm.draw_hull(points, (res, res), extended=hull == 'extended')
+        known = True
+    return {
+        'landmarks': points,
+        'has_landmarks': np.float32(known),
+        'landmark_map': landmark_map,
+        'face_mask': face_mask,
+    }
+
+
+def _finish(
+    index: int,
+    image: np.ndarray,
+    points: np.ndarray | None,
+    hole: tuple[np.ndarray, int],
+    hull: str,
+    weight: float = 1.0,
+) -> Example:
+    return {
+        'image': image,
+        'hole': hole[0],
+        'hole_kind': np.int32(hole[1]),
+        'index': np.int32(index),
+        'weight': np.float32(weight),
+        **face_maps(points, image.shape[0], hull),
+    }
+
+
+class TrainExample:
+    """(index, record, pixels) and a generator -> an example with a random flip and hole."""
+
+    def __init__(self, config: Any):
+        self._res, self._flip, self._hull = config.res, config.data.flip, config.data.hull
+        self._weights = config.data.holes.to_dict()
+
+    def __call__(self, item: tuple[int, Record, np.ndarray], rng: np.random.Generator) -> Example:
+        index, record, pixels = item
+        image, points = square(pixels, record.landmarks, self._res)
+        if rng.random() < 0.5 and self._flip:
+            image, points = mirror(image, points)
+        hole = holes.draw_mixture(self._weights, rng, image.shape[:2], points)
+        return _finish(index, image, points, hole, self._hull)
+
+
+class EvalExamples:
+    """The examples of an evaluation: no flip, the hole fixed by (seed, index).
+
+    kind: one of `holes.KINDS`, or 'mixture' for the weights of training. Past the end, up to
+    `padded`, the first example repeats with weight 0.
+    """
+
+    def __init__(self, source: Source, config: Any, kind: str, limit: int, multiple: int):
+        self._data = Tolerant(source, config.data.max_bad_share)
+        self._res, self._seed, self._hull = config.res, config.seed, config.data.hull
+        self._kind = config.data.holes.to_dict() if kind == 'mixture' else kind
+        self.count = min(limit, len(source)) if limit else len(source)
+        self._padded = -(-self.count // multiple) * multiple
+
+    def __len__(self) -> int:
+        return self._padded
+
+    def __getitem__(self, position: int) -> Example:
+        real = position < self.count
+        index, record, pixels = self._data[position if real else 0]
+        image, points = square(pixels, record.landmarks, self._res)
+        hole = holes.fixed(self._seed, index, self._kind, image.shape[:2], points)
+        return _finish(index, image, points, hole, self._hull, float(real))
+
+
+def train_iterator(
+    source: Tolerant, config: Any, process_index: int = 0, process_count: int = 1
+) -> grain.DatasetIterator:
+    """Endless batches of this host's share; the position is one number, equal to the step.
+
+    Shuffle, random draws and repeat come before the cut by host, so that the global batches are
+    the same for any number of hosts. Raises ValueError where the batch does not divide by it.
+    """
+    if config.batch_size % process_count:
+        raise ValueError(
+            f'config.batch_size={config.batch_size} does not divide by {process_count} hosts; '
+            'choose a multiple'
+        )
+    cv2.setNumThreads(0)  # the threads are grain's; cv2's own would take turns with XLA's
+    dataset = (
+        grain.MapDataset.source(source)
+        .seed(config.seed)
+        .shuffle()
+        .random_map(TrainExample(config))
+        .repeat()[process_index::process_count]
+        .batch(config.batch_size // process_count, drop_remainder=True)
+    )
+    return iter(dataset.to_iter_dataset(_read_options(config, config.batch_size // process_count)))
+
+
+def eval_batches(
+    examples: EvalExamples,
+    config: Any,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[Example]:
+    """This host's share of an evaluation, in order, in equal batches; batch_size is global."""
+    cv2.setNumThreads(0)
+    rows = batch_size // process_count
+    dataset = grain.MapDataset.source(examples)[process_index::process_count].batch(rows)
+    iterator = iter(dataset.to_iter_dataset(_read_options(config, rows)))
+    try:
+        yield from iterator
+    finally:
+        iterator.close()
+
+
+def _read_options(config: Any, rows: int) -> grain.ReadOptions:
+    threads = config.data.num_threads
+    return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, 4))
