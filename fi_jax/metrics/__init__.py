@@ -1,0 +1,1 @@
+"""Per-example scores of completions, their means by group, and fills that need no network."""

@@ -1,0 +1,387 @@
+"""Metrics: parity with scikit-image, what must not matter, and the streaming means."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import skimage.metrics
+
+from fi_jax.metrics import fills, image, streaming
+
+SIZE = 32
+
+l1, l1_hole = jax.jit(image.l1), jax.jit(image.l1_hole)
+psnr, psnr_hole = jax.jit(image.psnr), jax.jit(image.psnr_hole)
+ssim, ssim_hole, ssim_map = jax.jit(image.ssim), jax.jit(image.ssim_hole), jax.jit(image.ssim_map)
+pair_distance, score = jax.jit(image.pair_distance), jax.jit(image.score)
+update = jax.jit(streaming.update)
+
+
+def noise(*shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, shape).astype(np.float32)
+
+
+def square_hole(size=SIZE, start=8, stop=20):
+    hole = np.zeros((size, size, 1), np.uint8)
+    hole[start:stop, start:stop] = 1
+    return hole
+
+
+def image_pairs():
+    """Pairs that try the variance: noise, a ramp, an edge, white against nearly white."""
+    rng = np.random.default_rng(1)
+    y, x = np.mgrid[:48, :40]
+    ramp = np.stack([x * 6, y * 5, x + y], -1).astype(np.float32)
+    edge = np.repeat(np.where(x > 17, 255, 0)[..., None], 3, -1).astype(np.float32)
+    white = np.full((48, 40, 3), 255, np.float32)
+    return {
+        'noise': (noise(48, 40, 3), noise(48, 40, 3, seed=1)),
+        'ramp': (ramp, np.clip(ramp + rng.integers(-3, 4, ramp.shape), 0, 255)),
+        'edge': (edge, np.roll(edge, 1, 1)),
+        'white': (white, white - rng.integers(0, 2, white.shape)),
+        'same': (ramp, ramp),
+    }
+
+
+@pytest.mark.parametrize('name', image_pairs())
+def test_ssim_is_that_of_scikit_image(name):
+    a, b = (x.astype(np.float32) for x in image_pairs()[name])
+    # The reference in float64, so that the tolerance is for our rounding alone.
+    mean, full = skimage.metrics.structural_similarity(
+        a.astype(np.float64),
+        b.astype(np.float64),
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        data_range=255,
+        channel_axis=-1,
+        full=True,
+    )
+    full = full.mean(-1)
+    hole = np.zeros((48, 40, 1), np.uint8)
+    hole[:10, 3:30] = 1  # touches the border, where the mirroring shows
+    np.testing.assert_allclose(ssim_map(a[None], b[None])[0], full, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(ssim(a[None], b[None])[0], mean, rtol=1e-5)
+    hole_mean = full[hole[..., 0] == 1].mean()
+    np.testing.assert_allclose(ssim_hole(a[None], b[None], hole[None])[0], hole_mean, 1e-5)
+
+
+@pytest.mark.parametrize('name', ['noise', 'ramp', 'edge', 'white'])
+def test_psnr_is_that_of_scikit_image(name):
+    a, b = image_pairs()[name]
+    hole = np.zeros((48, 40, 1), np.uint8)
+    hole[5:30, 10:33] = 1
+    inside = hole[..., 0] == 1
+    reference = skimage.metrics.peak_signal_noise_ratio
+    np.testing.assert_allclose(
+        psnr(a[None], b[None])[0], reference(a, b, data_range=255), rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        psnr_hole(a[None], b[None], hole[None])[0],
+        reference(a[inside], b[inside], data_range=255),
+        rtol=1e-5,
+    )
+
+
+def test_each_example_is_scored_alone():
+    a, b = noise(3, SIZE, SIZE, 3), noise(3, SIZE, SIZE, 3, seed=1)
+    hole = np.stack([square_hole(stop=stop) for stop in (12, 20, 30)])
+    for metric in (l1, psnr, ssim):
+        alone = [metric(a[i : i + 1], b[i : i + 1])[0] for i in range(3)]
+        np.testing.assert_allclose(metric(a, b), alone, rtol=1e-5)
+    for metric in (l1_hole, psnr_hole, ssim_hole):
+        alone = [metric(a[i : i + 1], b[i : i + 1], hole[i : i + 1])[0] for i in range(3)]
+        np.testing.assert_allclose(metric(a, b, hole), alone, rtol=1e-5)
+
+
+def test_hole_metrics_ignore_what_is_visible():
+    a, b, hole = noise(1, SIZE, SIZE, 3), noise(1, SIZE, SIZE, 3, seed=1), square_hole()[None]
+    changed = np.where(hole, a, noise(1, SIZE, SIZE, 3, seed=2))
+    for metric in (l1_hole, psnr_hole):
+        np.testing.assert_array_equal(metric(a, b, hole), metric(changed, b, hole))
+    # A window of SSIM reaches 5 pixels out of the hole and no further.
+    reach = np.zeros_like(hole)
+    reach[:, 3:25, 3:25] = 1
+    far = np.where(reach, a, changed)
+    np.testing.assert_array_equal(ssim_hole(a, b, hole), ssim_hole(far, b, hole))
+    samples, other = np.stack([a, b], 1), np.stack([changed, b], 1)
+    np.testing.assert_array_equal(pair_distance(samples, hole), pair_distance(other, hole))
+    assert pair_distance(samples) != pair_distance(other)
+
+
+def test_hole_over_the_frame_is_the_whole_image():
+    a, b = noise(2, SIZE, SIZE, 3), noise(2, SIZE, SIZE, 3, seed=1)
+    hole = np.ones((2, SIZE, SIZE, 1), np.uint8)
+    np.testing.assert_allclose(l1_hole(a, b, hole), l1(a, b), rtol=1e-6)
+    np.testing.assert_allclose(psnr_hole(a, b, hole), psnr(a, b), rtol=1e-6)
+    samples = noise(2, 3, SIZE, SIZE, 3)
+    whole = pair_distance(samples, hole)
+    np.testing.assert_allclose(whole, pair_distance(samples), rtol=1e-6)
+
+
+def test_uint8_images_do_not_wrap_around():
+    a, b = (noise(1, SIZE, SIZE, 3, seed=seed) for seed in (0, 1))
+    for metric in (l1, psnr, ssim):
+        np.testing.assert_array_equal(metric(a.astype(np.uint8), b.astype(np.uint8)), metric(a, b))
+    samples = noise(1, 2, SIZE, SIZE, 3)
+    np.testing.assert_array_equal(pair_distance(samples.astype(np.uint8)), pair_distance(samples))
+
+
+def test_identical_images_and_empty_holes():
+    a, empty = noise(1, SIZE, SIZE, 3), np.zeros((1, SIZE, SIZE, 1), np.uint8)
+    assert psnr(a, a) == image.MAX_PSNR
+    assert psnr_hole(a, a, square_hole()[None]) == image.MAX_PSNR
+    for metric in (l1_hole, psnr_hole, ssim_hole):
+        assert jnp.isnan(metric(a, a, empty)).all()
+    with pytest.raises(ValueError, match='8x8: the SSIM window is 11 pixels'):
+        ssim(a[:, :8, :8], a[:, :8, :8])
+
+
+def test_pair_distance_against_a_double_loop():
+    samples = noise(2, 5, SIZE, SIZE, 3)
+    hole = np.stack([square_hole(stop=20), square_hole(stop=32)])
+    whole, inside = [], []
+    for group, h in zip(samples, hole, strict=True):
+        pairs = [abs(p - q) / 127.5 for p, q in itertools.combinations(group.astype(float), 2)]
+        whole.append(np.mean(pairs))
+        inside.append(np.mean([pair[h[..., 0] == 1].mean() for pair in pairs]))
+    np.testing.assert_allclose(pair_distance(samples), whole, rtol=1e-5)
+    np.testing.assert_allclose(pair_distance(samples, hole), inside, rtol=1e-5)
+    same = np.repeat(samples[:, :1], 4, axis=1)
+    np.testing.assert_array_equal(pair_distance(same, hole), [0, 0])
+    assert jnp.isnan(pair_distance(samples[:, :1], hole)).all()
+
+
+def test_score_is_mean_and_best_of_the_samples():
+    truth, hole = noise(2, SIZE, SIZE, 3), np.stack([square_hole(), square_hole(stop=32)])
+    strength = np.array([0.1, 0.5, 0.9], np.float32).reshape(1, 3, 1, 1, 1)
+    other = noise(2, 3, SIZE, SIZE, 3, seed=1)
+    samples = np.rint(truth[:, None] * (1 - strength) + other * strength)
+    scores = score(samples, truth, hole)
+    assert set(scores) == set(image.SCORES)
+    names = ('l1', 'l1_hole', 'psnr', 'psnr_hole', 'ssim', 'ssim_hole')
+
+    @jax.jit
+    def one_by_one(samples, truth, hole):
+        return {
+            name: getattr(image, name)(samples, truth, *((hole,) if 'hole' in name else ()))
+            for name in names
+        }
+
+    expected = one_by_one(samples, truth[:, None], hole[:, None])
+    for name in names:
+        each = np.moveaxis(expected[name], 1, 0)
+        np.testing.assert_allclose(scores[f'{name}/mean'], each.mean(0), rtol=1e-5)
+        # The first sample is the nearest to the truth.
+        np.testing.assert_allclose(scores[f'{name}/best'], each[0], rtol=1e-5)
+        sign = -1 if name.startswith('l1') else 1
+        assert (sign * (scores[f'{name}/best'] - scores[f'{name}/mean']) > 0).all()
+    np.testing.assert_allclose(scores['pair_distance'], pair_distance(samples), rtol=1e-5)
+    np.testing.assert_allclose(
+        scores['pair_distance_hole'], pair_distance(samples, hole), rtol=1e-5
+    )
+
+
+def examples(count, groups=3, seed=0):
+    rng = np.random.default_rng(seed)
+    values = {'psnr': rng.normal(30, 5, count), 'l1': rng.exponential(0.01, count)}
+    member = rng.integers(0, 2, (count, groups))
+    member[:, 0] = 1
+    return {k: v.astype(np.float32) for k, v in values.items()}, member.astype(np.float32)
+
+
+def stream(values, member, order, batch, weight=None):
+    acc = streaming.init(tuple(values), member.shape[1])
+    weight = np.ones(len(member), np.float32) if weight is None else weight
+    for start in range(0, len(order), batch):
+        rows = order[start : start + batch]
+        acc = update(acc, {k: v[rows] for k, v in values.items()}, member[rows], weight[rows])
+    return acc
+
+
+def assert_same_summary(acc, other, rtol=1e-5):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol), acc, other)
+
+
+def test_streaming_mean_std_and_count():
+    values, member = examples(60)
+    names = ('all', 'a', 'b')
+    summary = streaming.compute(stream(values, member, np.arange(60), 7), names)
+    for column, group in enumerate(names):
+        for metric, v in values.items():
+            inside = v[member[:, column] == 1].astype(np.float64)
+            got = summary[group][metric]
+            assert got.count == len(inside)
+            np.testing.assert_allclose(got.mean, inside.mean(), rtol=1e-6)
+            np.testing.assert_allclose(got.std, inside.std(ddof=1), rtol=1e-5)
+            np.testing.assert_allclose(got.stderr, got.std / np.sqrt(len(inside)))
+
+
+def test_order_split_and_merge_do_not_matter():
+    values, member = examples(48)
+    whole = stream(values, member, np.arange(48), 48)
+    shuffled = np.random.default_rng(1).permutation(48)
+    assert_same_summary(stream(values, member, shuffled, 5), whole)
+    left = stream(values, member, shuffled[:11], 4)
+    right = stream(values, member, shuffled[11:], 8)
+    assert_same_summary(streaming.merge(left, right), whole)
+    assert_same_summary(streaming.merge(right, left), whole)
+    nothing = streaming.init(tuple(values), 3)
+    assert_same_summary(streaming.merge(nothing, whole), whole, rtol=0)
+    assert_same_summary(streaming.merge(whole, nothing), whole, rtol=0)
+
+
+def test_padded_rows_are_not_counted():
+    values, member = examples(10)
+    plain = stream(values, member, np.arange(10), 10)
+    padded = {k: np.concatenate([v, [1e6, np.nan, -np.inf]]) for k, v in values.items()}
+    weight = np.concatenate([np.ones(10), np.zeros(3)])
+    groups = np.concatenate([member, np.ones((3, 3))])
+    assert_same_summary(stream(padded, groups, np.arange(13), 13, weight), plain)
+
+
+def test_nan_leaves_out_one_value_of_one_metric():
+    values, member = examples(10)
+    values['psnr'][4] = np.nan
+    summary = streaming.compute(stream(values, member, np.arange(10), 3), ('all', 'a', 'b'))
+    kept = np.delete(values['psnr'], 4)
+    np.testing.assert_allclose(summary['all']['psnr'].mean, kept.mean(), rtol=1e-6)
+    assert summary['all']['psnr'].count == 9
+    assert summary['all']['l1'].count == 10
+
+
+def test_a_group_without_examples_is_nan():
+    values, member = examples(4)
+    member[:, 2] = 0
+    empty = streaming.compute(stream(values, member, np.arange(4), 2), ('all', 'a', 'b'))['b']
+    assert empty['psnr'].count == 0
+    assert np.isnan([empty['psnr'].mean, empty['psnr'].std, empty['psnr'].stderr]).all()
+
+
+def test_float32_keeps_its_digits_over_20000_updates():
+    # One example a time is the hardest case; a small spread on a large mean the second hardest.
+    values = np.random.default_rng(0).normal(90, 0.1, 20_000).astype(np.float32)
+
+    @jax.jit
+    def run(values):
+        def step(acc, v):
+            return streaming.update(acc, {'m': v[None]}, jnp.ones((1, 1)), jnp.ones(1)), None
+
+        return jax.lax.scan(step, streaming.init(('m',), 1), values)[0]
+
+    got = streaming.compute(run(values), ('all',))['all']['m']
+    assert got.count == 20_000
+    np.testing.assert_allclose(got.mean, values.astype(np.float64).mean(), rtol=2e-6)
+    np.testing.assert_allclose(got.std, values.astype(np.float64).std(ddof=1), rtol=1e-3)
+
+
+def test_a_batch_over_several_devices_gives_the_same():
+    devices = jax.devices()
+    values, member = examples(4 * len(devices))
+    weight = np.ones(len(member), np.float32)
+    acc = streaming.init(tuple(values), 3)
+    mesh = jax.sharding.Mesh(np.array(devices), ('data',))
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('data'))
+    spread = update(acc, *jax.device_put((values, member, weight), rows))
+    assert_same_summary(jax.device_get(spread), streaming.update(acc, values, member, weight))
+
+
+def test_misuse_of_the_accumulator_is_named():
+    values, member = examples(4)
+    acc = streaming.init(('psnr',), 3)
+    with pytest.raises(ValueError, match=r"\['l1'\]"):
+        streaming.update(acc, values, member, np.ones(4))
+    with pytest.raises(ValueError, match=r"\['l1'\]"):
+        streaming.merge(acc, streaming.init(('psnr', 'l1'), 3))
+    with pytest.raises(ValueError, match='psnr has 3 groups'):
+        streaming.compute(acc, ('all', 'a'))
+    with pytest.raises(ValueError, match='distinct'):
+        streaming.compute(acc, ('all', 'a', 'all'))
+
+
+def test_groups_by_area_and_kind():
+    kinds = ('none', 'strokes', 'text')
+    areas = (0, 1, 100, 101, 1000, 3000, 3001, 5000, 6000, 6001, 10_000)  # of 100 x 100
+    hole = np.zeros((len(areas), 10_000), np.uint8)
+    for row, area in zip(hole, areas, strict=True):
+        row[:area] = 1
+    kind = np.arange(len(areas)) % 3
+    kind[-1] = -1
+    member = jax.jit(streaming.groups_of, static_argnums=2)(
+        hole.reshape(-1, 100, 100, 1), kind, len(kinds)
+    )
+    names = streaming.group_names(kinds)
+    assert member.shape == (len(areas), len(names)) and names[0] == 'all'
+    found = [{n for n, m in zip(names, row, strict=True) if m} - {'all'} for row in member]
+    bins = ['0-1%'] * 3 + ['1-10%'] * 2 + ['20-30%', '30-40%', '40-50%', '50-60%'] + ['60-100%'] * 2
+    expected = [{b, kinds[k]} if k >= 0 else {b} for b, k in zip(bins, kind, strict=True)]
+    assert found == expected
+    assert (member[:, 0] == 1).all()
+    # 409.6 pixels are a tenth of 64 x 64.
+    row = np.arange(64 * 64) < np.array([[409], [410]])
+    member = streaming.groups_of(row.reshape(2, 64, 64, 1), np.zeros(2, int), len(kinds))
+    assert [names[1 + i] for i in np.argmax(member[:, 1:9], axis=1)] == ['1-10%', '10-20%']
+
+
+FILLS = {
+    'mean': lambda photo, hole: fills.fill_mean(photo, hole, np.full_like(photo, 77)),
+    'telea': fills.fill_telea,
+    'navier_stokes': fills.fill_navier_stokes,
+}
+HOLES = {
+    'inner': square_hole(),
+    'border': square_hole(start=16, stop=SIZE),
+    'whole': square_hole(start=0, stop=SIZE),
+}
+
+
+@pytest.mark.parametrize('hole', HOLES.values(), ids=HOLES)
+@pytest.mark.parametrize('fill', FILLS.values(), ids=FILLS)
+def test_fills_change_the_hole_only_and_never_read_it(fill, hole):
+    photo = noise(SIZE, SIZE, 3).astype(np.uint8)
+    before = photo.copy()
+    filled = fill(photo, hole)
+    assert filled.dtype == np.uint8 and filled.shape == photo.shape
+    np.testing.assert_array_equal(photo, before)
+    inside = hole[..., 0] == 1
+    np.testing.assert_array_equal(filled[~inside], photo[~inside])
+    assert (filled[inside] != photo[inside]).any(-1).mean() > 0.9
+    # The truth under the hole must not leak into a baseline.
+    other = np.where(hole, noise(SIZE, SIZE, 3, seed=1).astype(np.uint8), photo)
+    np.testing.assert_array_equal(fill(other, hole), filled)
+
+
+@pytest.mark.parametrize('fill', FILLS.values(), ids=FILLS)
+def test_fills_leave_an_image_without_a_hole(fill):
+    photo = noise(SIZE, SIZE, 3).astype(np.uint8)
+    np.testing.assert_array_equal(fill(photo, np.zeros((SIZE, SIZE, 1), np.uint8)), photo)
+
+
+@pytest.mark.parametrize('fill', [fills.fill_telea, fills.fill_navier_stokes])
+def test_inpainting_continues_a_flat_image(fill):
+    photo = np.full((SIZE, SIZE, 3), (200, 90, 10), np.uint8)
+    # OpenCV adds the unit vector of the gradient, up to 1.4 levels a channel even where it is nil.
+    np.testing.assert_allclose(fill(photo, square_hole()).astype(int), photo, atol=3)
+
+
+def test_mean_face_is_the_average_of_a_stream():
+    photos = noise(5, SIZE, SIZE, 3).astype(np.uint8)
+    mean = fills.mean_face(iter(photos))
+    assert mean.dtype == np.uint8
+    np.testing.assert_allclose(mean, photos.mean(0), atol=0.5)
+    with pytest.raises(ValueError, match='at least one'):
+        fills.mean_face([])
+    with pytest.raises(ValueError, match='image 1 '):
+        fills.mean_face([photos[0], photos[1, :8]])
+
+
+def test_fills_name_a_wrong_shape():
+    photo = noise(SIZE, SIZE, 3).astype(np.uint8)
+    with pytest.raises(ValueError, match='uint8'):
+        fills.fill_telea(photo.astype(np.float32), square_hole())
+    with pytest.raises(ValueError, match='hole'):
+        fills.fill_telea(photo, square_hole()[..., 0])
+    with pytest.raises(ValueError, match='mean_image'):
+        fills.fill_mean(photo, square_hole(), photo[:8])
