@@ -1,0 +1,278 @@
+"""The base of every config, its presets, and the strict parser of config arguments.
+
+All defaults live here. Durations are in steps, shares are of 1, sizes in pixels.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+# Widths of each network by image side. facts: one entry an octave, from half the side down to 8.
+SIZES: dict[int, dict[str, Any]] = {
+    32: dict(
+        extractor=(16, 32),
+        embedding=(16, 32),
+        decoder=(32,),
+        v_dim=16,
+        generator=(16, 32),
+        dilations=(1,),
+        full_width=8,
+        d_global=(16, 32),
+        d_local=(16, 32),
+    ),
+    64: dict(
+        extractor=(32, 64, 128, 128),
+        embedding=(16, 32, 64, 128),
+        decoder=(64, 32),
+        v_dim=32,
+        generator=(32, 64, 128),
+        dilations=(1, 2, 4),
+        full_width=16,
+        d_global=(32, 64, 128, 128),
+        d_local=(32, 64, 128),
+    ),
+    128: dict(
+        extractor=(64, 128, 256, 256),
+        embedding=(32, 64, 128, 256, 256),
+        decoder=(256, 128, 64),
+        v_dim=256,
+        generator=(64, 128, 256, 512),
+        dilations=(2, 4, 8),
+        full_width=32,
+        d_global=(64, 128, 256, 256, 256),
+        d_local=(64, 128, 256, 512),
+    ),
+    256: dict(
+        extractor=(64, 128, 256, 256, 256),
+        embedding=(32, 64, 128, 256, 256, 256),
+        decoder=(256, 128, 64, 32),
+        v_dim=256,
+        generator=(64, 128, 256, 512, 512),
+        dilations=(2, 4, 8),
+        full_width=32,
+        d_global=(64, 128, 256, 256, 256, 256),
+        d_local=(64, 128, 256, 512, 512),
+    ),
+}
+
+# What differs between the practice of 2020, which the source describes, and today's.
+PRESETS: dict[str, dict[str, Any]] = {
+    'seed': {
+        'gan': 'wgan_gp',
+        'critic_steps': 5,
+        'nets.z_dim': 512,
+        'loss.latent': 1.0,
+        'loss.part': 1.0,
+        'loss.mask': 1.0,
+        'loss.adv_global': 0.001,
+        'loss.adv_local': 0.001,
+        'loss.diversity': 0.0,
+        'loss.free_bits': 0.0,
+        'optim.lr': 1e-4,
+        'optim.b1': 0.5,
+        'optim.b2': 0.9,
+        'optim.ema_halflife_images': 0.0,
+    },
+    'modern': {},
+}
+
+
+def base(res: int, tiny: bool) -> ConfigDict:
+    """The defaults, preset 'modern', for images of side res."""
+    c = ConfigDict()
+    c.method = 'keypoint'
+    c.preset = 'modern'
+    c.seed = 0
+    c.res = res
+    c.dtype = 'float32'  # 'bfloat16': convolutions in bfloat16, parameters and losses in float32
+    c.batch_size = 16  # global: over all hosts and devices
+    c.warm_start = ''  # a run folder; its newest checkpoint gives weights and averages
+    c.compile_cache = '~/.cache/fi_jax/xla'
+
+    # Steps of each stage, played in the method's order; 0 leaves a stage out.
+    c.steps = ConfigDict({'stage1': 0, 'stage2': 0})
+    c.schedule = 'joint'  # stage 2 plays paths R and S; 'sequential': S alone, the literal reading
+    c.gan = 'ns_r1'  # ns_r1 | wgan_gp | hinge_sn
+    c.critic_steps = 1
+    c.r1_every = 16
+    c.extractor_input = 'full'  # 'features': the three maps without the image
+    c.prior_sigma_by_hole = False
+
+    c.nets = ConfigDict(SIZES[32 if tiny else res])
+    c.nets.z_dim = 16 if tiny else 128
+    c.nets.hvae = 'dual'  # 'chain': V_f depends on V_l
+    c.nets.z_inject = 'film'  # 'concat'
+    c.nets.batch_spread = False  # minibatch standard deviation in the critics
+
+    c.loss = ConfigDict(
+        dict(
+            l1_hole=1.0,
+            l1_visible=1.0,
+            part=0.5,
+            mask=0.5,
+            landmark=0.5,
+            kl_z=3e-3,
+            kl_v=1e-3,
+            kl_warmup=0.1,  # share of stage 1
+            free_bits=0.02,  # nats a dimension
+            latent=0.1,
+            adv_global=0.02,
+            adv_local=0.03,
+            r1=0.0002 * res**2 / 16,
+            gradient_penalty=10.0,
+            diversity=0.05,
+            diversity_floor=0.2,  # pair distance inside the hole, per unit of |z - z'|
+        )
+    )
+    c.optim = ConfigDict(
+        dict(lr=2e-4, b1=0.0, b2=0.99, clip=0.0, decay_share=0.0, ema_halflife_images=5_000.0)
+    )
+    c.optim.lr_scale = ConfigDict()  # net -> factor
+
+    c.data = ConfigDict(
+        dict(
+            source='procedural',  # procedural | folder | zip | tfds
+            path='',  # folder or zip
+            name='',  # tfds: the data set
+            data_dir='',  # tfds: where it was prepared
+            landmarks='',  # a folder of landmark shards, or an .npz
+            identities='',  # a csv: file,identity
+            # Shares of the persons held back; these give 500 and 486 of the 8,986 CelebA faces.
+            val_share=0.0556,
+            test_share=0.0541,
+            length=20_000,  # procedural: number of faces
+            size=32 if tiny else res,  # procedural: side of the drawn faces
+            seed=0,  # procedural: which faces
+            flip=True,
+            hull='face68',  # face_mask; 'extended' adds the forehead
+            max_bad_share=0.001,  # undecodable images tolerated, each replaced by its neighbour
+            num_threads=2,
+            holes=dict(
+                centre=0.30,
+                rectangle=0.20,
+                strokes=0.15,
+                eyes=0.04,
+                nose=0.04,
+                mouth=0.04,
+                lower_half=0.04,
+                half_face=0.04,
+                whole_face=0.02,
+                scratches=0.03,
+                text=0.03,
+                blocks=0.05,
+                none=0.02,
+            ),
+        )
+    )
+    c.mesh = ConfigDict(dict(cpu_devices=0))  # 0: one for each core
+    c.log_every = 50
+    c.pictures_every = 500
+    c.num_pictures = 8
+    c.num_picture_samples = 6
+    c.max_skips = 20  # non-finite steps in a row before the run stops
+    c.picture_holes = 'centre'
+    c.validate = ConfigDict(dict(limit=64, num_samples=2))  # at each checkpoint; feeds best-k
+    c.checkpoint = ConfigDict(dict(every=500, keep=2, keep_best=1, best='psnr_hole/mean'))
+    c.eval = ConfigDict(
+        dict(
+            at_end=True,
+            split='auto',  # the run's own data: test; other data: all
+            name='',  # of the result, eval/<name>.json; empty: split and holes
+            holes='mixture',  # 'mixture', or one kind for every image
+            num_samples=6,
+            limit=0,  # 0: all images
+            batch_size=16,
+            fills=True,  # rows for mean face, Telea and Navier-Stokes on the same holes
+        )
+    )
+    c.sample = ConfigDict(
+        dict(holes='centre', num_samples=8, limit=100, out='', split='auto', batch_size=8)
+    )
+    if tiny:
+        c.batch_size = 4
+        c.data.length = 64
+        c.data.val_share = c.data.test_share = 0.125
+        c.log_every = 1
+        c.pictures_every = 2
+        c.num_pictures = 2
+        c.num_picture_samples = 2
+        c.checkpoint.every = 2
+        c.eval.num_samples = 2
+        c.validate.limit = 4
+        c.eval.batch_size = 4
+        c.sample.batch_size = 4
+    return c
+
+
+def parse_arg(arg: str | None, **known: Any) -> ConfigDict:
+    """'tiny,res=128' -> typed values over the defaults `known`; a bare name means True.
+
+    Raises ValueError on an unknown name or a value that is not of the default's type.
+    """
+    out = dict(known)
+    for item in filter(None, (arg or '').split(',')):
+        name, given, text = item.partition('=')
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f'; did you mean {near[0]!r}?' if near else ''
+            raise ValueError(
+                f'config argument {name!r} is unknown; there are {sorted(known)}{hint}'
+            )
+        kind = type(known[name])
+        try:
+            if kind is bool:
+                out[name] = {'': True, 'true': True, 'false': False}[text.lower()]
+            elif not given:
+                raise ValueError
+            else:
+                out[name] = kind(text)
+        except (ValueError, KeyError):
+            raise ValueError(
+                f'config argument {item!r}: {name} takes a value of type {kind.__name__}'
+            ) from None
+    return ConfigDict(out)
+
+
+def patch(config: ConfigDict, changes: Mapping[str, Any], why: str) -> None:
+    """Set each dotted path; raises ValueError where a path does not exist."""
+    for path, value in changes.items():
+        if path not in flat(config):
+            raise ValueError(f'{why}: config has no field {path!r}')
+        *heads, last = path.split('.')
+        node = config
+        for head in heads:
+            node = node[head]
+        node[last] = value
+
+
+def flat(config: ConfigDict, head: str = '') -> dict[str, Any]:
+    """Each leaf of a config by its dotted path."""
+    out: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            out |= flat(value, f'{head}{name}.')
+        else:
+            out[head + name] = value
+    return out
+
+
+def make(arg: str | None, **defaults: Any) -> ConfigDict:
+    """The base config under the arguments all configs share: tiny, res, preset, ablate."""
+    from configs import ablations
+
+    known = {'tiny': False, 'res': 64, 'preset': 'modern', 'ablate': ''} | defaults
+    args = parse_arg(arg, **known)
+    if args.res not in SIZES or args.res == 32:
+        raise ValueError(f'config argument res={args.res}: choose 64, 128 or 256 (or tiny)')
+    if args.preset not in PRESETS:
+        raise ValueError(f'config argument preset={args.preset}: choose from {sorted(PRESETS)}')
+    config = base(32 if args.tiny else args.res, args.tiny)
+    config.preset = args.preset
+    patch(config, PRESETS[args.preset], f'preset {args.preset}')
+    for name in filter(None, args.ablate.split('+')):
+        ablations.apply(config, name)
+    return config

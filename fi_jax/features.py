@@ -1,0 +1,79 @@
+"""The image algebra of the project, on device: ranges, composite, face part, feature stack, crop.
+
+The pipeline delivers bytes (uint8); here they become the float arrays of the vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Batch = Mapping[str, Any]  # of arrays
+
+
+def to_float(image: jax.Array) -> jax.Array:
+    """uint8 [0,255] -> float32 [-1,1], any shape."""
+    return image.astype(jnp.float32) / 127.5 - 1.0
+
+
+def to_uint8(image: jax.Array) -> jax.Array:
+    """float [-1,1] -> uint8 [0,255], rounded to nearest and clipped; the inverse of `to_float`."""
+    return jnp.clip(jnp.round((image + 1.0) * 127.5), 0, 255).astype(jnp.uint8)
+
+
+def prepare(batch: Batch) -> dict[str, jax.Array]:
+    """A batch of the pipeline in the ranges of the vocabulary, with face_part and masked added.
+
+    image, hole, face_mask, landmark_map come as uint8; image goes to [-1,1], the maps to {0,1}.
+    masked is the image with 0 inside the hole; face_part is the image with -1 outside face_mask.
+    """
+    out = dict(batch)
+    image = out['image'] = to_float(batch['image'])
+    for name in ('hole', 'face_mask', 'landmark_map'):
+        out[name] = batch[name].astype(jnp.float32)
+    out['masked'] = image * (1.0 - out['hole'])
+    out['face_part'] = image * out['face_mask'] - (1.0 - out['face_mask'])
+    return out
+
+
+def composite(output: jax.Array, image: jax.Array, hole: jax.Array) -> jax.Array:
+    """The output inside the hole (1 = missing), the image elsewhere, bit-exact; any dtype."""
+    return jnp.where(hole > 0, output, image)
+
+
+def stack(
+    image: jax.Array, landmark_map: jax.Array, face_mask: jax.Array, face_part: jax.Array
+) -> jax.Array:
+    """The Extractor's 8 channels in [-1,1]: image 3, landmark_map 1, face_mask 1, face_part 3."""
+    return jnp.concatenate([image, 2 * landmark_map - 1, 2 * face_mask - 1, face_part], axis=-1)
+
+
+def hole_centre(hole: jax.Array) -> jax.Array:
+    """Centroid (y, x) of each hole in pixels, the frame's centre where there is none; (B,2)."""
+    _, h, w, _ = hole.shape
+    area = hole.sum(axis=(1, 2, 3))
+    y = (hole.sum(axis=(2, 3)) * jnp.arange(h)[None, :]).sum(axis=1)
+    x = (hole.sum(axis=(1, 3)) * jnp.arange(w)[None, :]).sum(axis=1)
+    centre = jnp.stack([y, x], axis=1) / jnp.maximum(area, 1.0)[:, None]
+    frame = jnp.array([[(h - 1) / 2, (w - 1) / 2]], jnp.float32)
+    return jnp.where((area > 0)[:, None], centre, frame)
+
+
+def crop_at(x: jax.Array, centre: jax.Array, size: int) -> jax.Array:
+    """The size x size window of each image around its centre, moved to lie inside the frame.
+
+    x (B,H,W,C), centre (B,2) as (y, x) -> (B,size,size,C). Written as two products with 0/1
+    matrices, which shard over the batch and have a cheap gradient, where a gather has neither.
+    """
+
+    def select(centre: jax.Array, length: int) -> jax.Array:
+        start = jnp.clip(jnp.round(centre) - size // 2, 0, length - size)
+        rows = start[:, None, None] + jnp.arange(size)[None, :, None]
+        return (rows == jnp.arange(length)[None, None, :]).astype(x.dtype)
+
+    exact = jax.lax.Precision.HIGHEST  # else a TPU rounds the pixels to bfloat16
+    x = jnp.einsum('bsh,bhwc->bswc', select(centre[:, 0], x.shape[1]), x, precision=exact)
+    return jnp.einsum('btw,bswc->bstc', select(centre[:, 1], x.shape[2]), x, precision=exact)

@@ -1,0 +1,89 @@
+"""Losses: pure functions on arrays that return one value an example, (B,); the caller averages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+
+def masked_mean(error: jax.Array, where: jax.Array) -> jax.Array:
+    """Mean of error (B,H,W,C) over the pixels where (B,H,W,1) is 1; 0 where there are none."""
+    total = (error * where).sum(axis=(1, 2, 3))
+    return total / jnp.maximum(where.sum(axis=(1, 2, 3)) * error.shape[-1], 1.0)
+
+
+def image_mean(error: jax.Array) -> jax.Array:
+    """Mean of error (B,H,W,C) over pixels and channels."""
+    return error.mean(axis=(1, 2, 3))
+
+
+def kl_normal(mean: jax.Array, logvar: jax.Array, sigma: jax.Array | float = 1.0) -> jax.Array:
+    """KL(N(mean, exp(logvar)) || N(0, sigma^2)) of each dimension, in nats; (B,D).
+
+    sigma is a number or (B,1). (Kingma & Welling, 2014, appendix B, with a scaled prior.)
+    """
+    var = jnp.square(jnp.asarray(sigma, mean.dtype))
+    return 0.5 * ((jnp.exp(logvar) + mean**2) / var - 1.0 - logvar + jnp.log(var))
+
+
+def free_bits(kl: jax.Array, floor: float) -> jax.Array:
+    """Sum over dimensions of max(batch mean of kl, floor); kl (B,D) in nats -> scalar.
+
+    (Kingma et al., 2016.) A dimension below the floor gets no push towards the prior.
+    """
+    return jnp.maximum(kl.mean(axis=0), floor).sum()
+
+
+def bce(logits: jax.Array, target: jax.Array) -> jax.Array:
+    """Binary cross-entropy of each element, from logits."""
+    return jax.nn.softplus(logits) - target * logits
+
+
+def balanced_bce(logits: jax.Array, target: jax.Array, where: jax.Array) -> jax.Array:
+    """Mean of the cross-entropies over the 1s and over the 0s of the target, inside where; (B,).
+
+    The discs of 68 points are a few per cent of a map: the plain mean learns 'all zero'.
+    """
+    error = bce(logits, target)
+    ones, zeros = target * where, (1.0 - target) * where
+    return 0.5 * (masked_mean(error, ones) + masked_mean(error, zeros))
+
+
+def critic_loss(kind: str, real: jax.Array, fake: jax.Array) -> jax.Array:
+    """What a critic minimises, from scores (B,) of real and fake images.
+
+    kind: 'ns' non-saturating logistic (Goodfellow et al., 2014), 'hinge' (Lim & Ye, 2017),
+    'wgan' (Arjovsky et al., 2017; its gradient penalty is `gradient_penalty`).
+    """
+    if kind == 'ns':
+        return jax.nn.softplus(fake) + jax.nn.softplus(-real)
+    if kind == 'hinge':
+        return jax.nn.relu(1.0 + fake) + jax.nn.relu(1.0 - real)
+    return fake - real
+
+
+def adversarial_loss(kind: str, fake: jax.Array) -> jax.Array:
+    """What the generator minimises, from scores (B,) of its images; kinds as in `critic_loss`."""
+    return jax.nn.softplus(-fake) if kind == 'ns' else -fake
+
+
+def squared_gradient(critic: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
+    """Squared norm of the critic's gradient at each image x (B,H,W,C); (B,)."""
+    grad = jax.grad(lambda y: critic(y).sum())(x)
+    return jnp.square(grad).sum(axis=(1, 2, 3))
+
+
+def r1(critic: Callable[[jax.Array], jax.Array], real: jax.Array) -> jax.Array:
+    """Half the squared gradient norm at real images, to be weighted (Mescheder et al., 2018)."""
+    return 0.5 * squared_gradient(critic, real)
+
+
+def gradient_penalty(
+    critic: Callable[[jax.Array], jax.Array], real: jax.Array, fake: jax.Array, mix: jax.Array
+) -> jax.Array:
+    """(|gradient| - 1)^2 between real and fake; mix (B,) in [0,1] (Gulrajani et al., 2017)."""
+    t = mix[:, None, None, None]
+    norm = jnp.sqrt(squared_gradient(critic, t * real + (1 - t) * fake) + 1e-12)
+    return jnp.square(norm - 1.0)

@@ -1,0 +1,72 @@
+"""What a method is: one file a system, found by name; the trainer knows none of them.
+
+A method answers four questions. Which nets: `nets`, `inputs`, `ema`. Who plays: `stages`, a table
+of phases. What a sample is: `sample`, from a standard normal vector. What to watch: `watch`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from fi_jax.features import Batch
+
+Nets = Mapping[str, Any]  # name -> fi_jax.state.Net: call it, or call its .frozen
+Loss = Callable[[Nets, Batch, jax.Array, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One move of a training step: the gradient of a loss, applied to some nets.
+
+    loss(nets, batch, key, step) -> (scalar, {name: scalar to log}); step counts from the start of
+    the stage. Each net in `nets` moves by its own optimizer. `every` plays the phase on each k-th
+    step only (lazy regularisation); `repeats` plays it k times on a batch, each with its own key.
+    """
+
+    name: str
+    nets: tuple[str, ...]
+    loss: Loss
+    every: int = 1
+    repeats: int = 1
+
+
+@dataclass(frozen=True)
+class Method:
+    """One system; see the module's head.
+
+    inputs(batch) gives each net's example arguments, for initialisation. sample(nets, batch,
+    noise) with noise (B, noise_dim) gives {'image': (B,H,W,3) in [-1,1]} and any of landmark_map,
+    face_mask, face_part. watch(nets, batch, key) gives scalars that say whether z is used. They
+    and the losses see prepared batches (`fi_jax.features.prepare`).
+    """
+
+    nets: Mapping[str, Any]
+    inputs: Callable[[Batch], Mapping[str, tuple[jax.Array, ...]]]
+    stages: Mapping[str, tuple[Phase, ...]]
+    noise_dim: int
+    sample: Callable[[Nets, Batch, jax.Array], dict[str, jax.Array]]
+    watch: Callable[[Nets, Batch, jax.Array], dict[str, jax.Array]]
+    ema: tuple[str, ...]
+
+
+def make_method(config: Any) -> Method:
+    """The method that config.method names: a file of this folder, or a dotted module path.
+
+    Raises ValueError where there is no such module or it has no make(config).
+    """
+    path = config.method if '.' in config.method else f'fi_jax.methods.{config.method}'
+    try:
+        module = importlib.import_module(path)
+        return module.make(config)
+    except ModuleNotFoundError as error:
+        if error.name not in (path, path.rpartition('.')[0]):
+            raise
+        raise ValueError(
+            f'config.method={config.method!r}: no module {path}; give the name of a file in '
+            'fi_jax/methods/ or a dotted path to a module with make(config)'
+        ) from error

@@ -1,0 +1,472 @@
+"""The keypoint-guided system: Extractor, Face Embedding Network, Face Generator, two critics.
+
+Path R (reconstruct) draws z from the Extractor's view of the whole face, path S (sample) from the
+prior. Stage 1 plays path R alone; stage 2 plays both in each step, with the critics. Path S has
+no pixel loss inside the hole: there the critics lead, and the latent L1 keeps z readable.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fi_jax import features, losses
+from fi_jax.features import Batch
+from fi_jax.methods import Method, Nets, Phase
+from fi_jax.nets.critic import Critic
+from fi_jax.nets.embedding import Embedding, FaceEmbedding
+from fi_jax.nets.extractor import Extractor
+from fi_jax.nets.generator import FaceGenerator
+from fi_jax.nets.layers import reparameterise
+
+GENERATIVE = ('extractor', 'embedding', 'generator')
+CRITICS = ('d_global', 'd_local')
+GAN_KINDS = {'ns_r1': 'ns', 'wgan_gp': 'wgan', 'hinge_sn': 'hinge'}
+WATCH_SAMPLES = 4
+
+Terms = dict[str, jax.Array]
+
+
+class Posterior(NamedTuple):
+    """The Extractor's Gaussian over z; (B,z_dim) each."""
+
+    mean: jax.Array
+    logvar: jax.Array
+
+
+class Path(NamedTuple):
+    """What one path draws: the style, the embedding's view of the face, and the raw image."""
+
+    z: jax.Array
+    embedding: Embedding
+    image: jax.Array
+
+
+def sigma_of_hole(hole: jax.Array) -> jax.Array:
+    """Prior deviation that grows with the hole, (B,1); PICNet (Zheng et al., 2019)."""
+    visible = 1.0 - hole.mean(axis=(1, 2, 3))
+    return jax.nn.sigmoid(-8.0 * (visible - 0.8))[:, None]
+
+
+def two_paths(r: jax.Array, s: jax.Array) -> jax.Array:
+    """(B,...) of each path -> (2B,...); an example's two rows are neighbours, on one device."""
+    return jnp.stack([r, s], axis=1).reshape(-1, *r.shape[1:])
+
+
+def split_paths(tree: Any) -> tuple[Any, Any]:
+    """The inverse of `two_paths`, for each array of a tree."""
+    pairs = jax.tree.map(lambda x: x.reshape(-1, 2, *x.shape[1:]), tree)
+    return jax.tree.map(lambda x: x[:, 0], pairs), jax.tree.map(lambda x: x[:, 1], pairs)
+
+
+def prefix(head: str, terms: Terms) -> Terms:
+    """The same terms, named head/name."""
+    return {f'{head}/{name}': value for name, value in terms.items()}
+
+
+def composite(image: jax.Array, batch: Batch) -> jax.Array:
+    """The image inside the batch's holes, the batch's own pixels elsewhere."""
+    return features.composite(image, batch['image'], batch['hole'])
+
+
+def local_view(image: jax.Array, hole: jax.Array) -> jax.Array:
+    """What D_local sees: image and hole, cropped to half the side around the hole."""
+    view = jnp.concatenate([image, hole], axis=-1)
+    return features.crop_at(view, features.hole_centre(hole), image.shape[1] // 2)
+
+
+def scores(nets: Nets, image: jax.Array, hole: jax.Array, frozen: bool, **kwargs: Any) -> Terms:
+    """Both critics' scores (B,) of whole images; frozen: with no gradient to the critics."""
+    views = {'d_global': image, 'd_local': local_view(image, hole)}
+    calls = {name: nets[name].frozen if frozen else nets[name] for name in CRITICS}
+    return {name: calls[name](views[name], **kwargs) for name in CRITICS}
+
+
+def map_terms(embedding: Embedding, batch: Batch, where: jax.Array) -> Terms:
+    """Losses of the decoded maps inside `where`, over the faces whose landmarks are known."""
+    known = batch['has_landmarks']
+    part = jnp.abs(embedding.part - batch['face_part'])
+    mask = losses.bce(embedding.mask_logits, batch['face_mask'])
+    terms = {
+        'part': losses.masked_mean(part, where),
+        'mask': losses.masked_mean(mask, where),
+        'landmark': losses.balanced_bce(embedding.landmark_logits, batch['landmark_map'], where),
+    }
+    return {name: (x * known).sum() / jnp.maximum(known.sum(), 1.0) for name, x in terms.items()}
+
+
+@dataclass(frozen=True)
+class Keypoint:
+    """The draws, losses and phases of the system under one config; it holds no other state."""
+
+    config: Any
+
+    # ------------------------------------------------------------------------------ networks
+
+    def nets(self) -> dict[str, Any]:
+        """The five networks."""
+        config, n = self.config, self.config.nets
+        dtype = jnp.dtype(config.dtype)
+
+        def critic(widths: Any) -> Critic:
+            return Critic(tuple(widths), config.gan == 'hinge_sn', n.batch_spread, dtype)
+
+        return {
+            'extractor': Extractor(tuple(n.extractor), n.z_dim, dtype),
+            'embedding': FaceEmbedding(
+                tuple(n.embedding), tuple(n.decoder), n.v_dim, n.hvae, n.z_inject, dtype
+            ),
+            'generator': FaceGenerator(
+                tuple(n.generator), tuple(n.dilations), n.full_width, n.z_inject, dtype
+            ),
+            'd_global': critic(n.d_global),
+            'd_local': critic(n.d_local),
+        }
+
+    def inputs(self, batch: Batch) -> dict[str, tuple[jax.Array, ...]]:
+        """Example arguments of each network."""
+        image, hole, n = batch['image'], batch['hole'], self.config.nets
+        z, v = jnp.zeros((len(image), n.z_dim)), jnp.zeros((len(image), 2 * n.v_dim))
+        return {
+            'extractor': (self.real_features(batch),),
+            'embedding': (image, hole, z, v),
+            'generator': (image, hole, v, z),
+            'd_global': (image,),
+            'd_local': (local_view(image, hole),),
+        }
+
+    def real_features(self, batch: Batch) -> jax.Array:
+        """The Extractor's view of the truth."""
+        names = ('image', 'landmark_map', 'face_mask', 'face_part')
+        return self._chosen(features.stack(*(batch[name] for name in names)))
+
+    def fake_features(self, image: jax.Array, e: Embedding) -> jax.Array:
+        """The Extractor's view of a completion: the image with the maps decoded for it."""
+        landmark_map, face_mask = jax.nn.sigmoid(e.landmark_logits), jax.nn.sigmoid(e.mask_logits)
+        return self._chosen(features.stack(image, landmark_map, face_mask, e.part))
+
+    def _chosen(self, stack: jax.Array) -> jax.Array:
+        return stack if self.config.extractor_input == 'full' else stack[..., 3:]
+
+    # --------------------------------------------------------------------------------- draws
+
+    def style_scale(self, hole: jax.Array) -> jax.Array | float:
+        """Deviation of the prior of z."""
+        return sigma_of_hole(hole) if self.config.prior_sigma_by_hole else 1.0
+
+    def noise(self, key: jax.Array, rows: int) -> tuple[jax.Array, jax.Array]:
+        """Standard normal noise for z and for the two embeddings."""
+        key_z, key_v = jax.random.split(key)
+        n = self.config.nets
+        return (
+            jax.random.normal(key_z, (rows, n.z_dim)),
+            jax.random.normal(key_v, (rows, 2 * n.v_dim)),
+        )
+
+    def complete(
+        self, nets: Nets, masked: jax.Array, hole: jax.Array, z: jax.Array, noise_v: jax.Array
+    ) -> Path:
+        """Embedding, then generator."""
+        embedding = nets['embedding'](masked, hole, z, noise_v)
+        return Path(z, embedding, nets['generator'](masked, hole, embedding.v_emb, z))
+
+    def path_r(self, nets: Nets, batch: Batch, key: jax.Array) -> tuple[Posterior, Path]:
+        """z from the Extractor's posterior."""
+        posterior = Posterior(*nets['extractor'](self.real_features(batch)))
+        unit, noise_v = self.noise(key, len(batch['hole']))
+        z = reparameterise(*posterior, unit)
+        return posterior, self.complete(nets, batch['masked'], batch['hole'], z, noise_v)
+
+    def path_s(self, nets: Nets, batch: Batch, key: jax.Array) -> Path:
+        """z from the prior."""
+        unit, noise_v = self.noise(key, len(batch['hole']))
+        z = unit * self.style_scale(batch['hole'])
+        return self.complete(nets, batch['masked'], batch['hole'], z, noise_v)
+
+    def both_paths(self, nets: Nets, batch: Batch, key: jax.Array) -> tuple[Posterior, Path, Path]:
+        """Paths R and S as one batch of twice the size."""
+        key_r, key_s = jax.random.split(key)
+        posterior = Posterior(*nets['extractor'](self.real_features(batch)))
+        unit_r, noise_r = self.noise(key_r, len(batch['hole']))
+        unit_s, noise_s = self.noise(key_s, len(batch['hole']))
+        z_s = unit_s * self.style_scale(batch['hole'])
+        z = two_paths(reparameterise(*posterior, unit_r), z_s)
+        masked, hole = (two_paths(batch[name], batch[name]) for name in ('masked', 'hole'))
+        drawn = self.complete(nets, masked, hole, z, two_paths(noise_r, noise_s))
+        return posterior, *split_paths(drawn)
+
+    # -------------------------------------------------------------------------------- losses
+
+    def weighted(self, terms: Terms) -> jax.Array:
+        """The sum of the terms that config.loss weights by name."""
+        weights = self.config.loss
+        return jnp.asarray(sum(weights[name] * x for name, x in terms.items()))
+
+    def reconstruct_terms(
+        self, posterior: Posterior, r: Path, batch: Batch, ramp: jax.Array | float
+    ) -> tuple[jax.Array, Terms]:
+        """Path R: everything against the truth, and both KL terms, scaled by ramp."""
+        hole, e, weights = batch['hole'], r.embedding, self.config.loss
+        error = jnp.abs(r.image - batch['image'])
+        terms = {
+            'l1_hole': losses.masked_mean(error, hole).mean(),
+            'l1_visible': losses.masked_mean(error, 1 - hole).mean(),
+            **map_terms(e, batch, jnp.ones_like(hole)),
+        }
+        kl_z = losses.kl_normal(*posterior, self.style_scale(hole))
+        v_mean = jnp.concatenate([e.l_mean, e.f_mean], axis=-1)
+        kl_v = losses.kl_normal(v_mean, jnp.concatenate([e.l_logvar, e.f_logvar], axis=-1))
+        total = self.weighted(terms)
+        total += ramp * weights.kl_z * losses.free_bits(kl_z, weights.free_bits)
+        total += ramp * weights.kl_v * losses.free_bits(kl_v, weights.free_bits)
+        terms |= {
+            'kl_z': kl_z.sum(-1).mean(),
+            'kl_v': kl_v.sum(-1).mean(),
+            'kl_z_active': (kl_z.mean(0) > 0.02).sum().astype(jnp.float32),
+        }
+        return total, terms
+
+    def latent_terms(self, nets: Nets, s: Path, batch: Batch) -> Terms:
+        """L1 from the z that was drawn to what the Extractor reads off the fake, own and another's.
+
+        The Extractor itself is frozen: else the two could agree on an invisible code.
+        """
+        view = self.fake_features(composite(s.image, batch), s.embedding)
+        mean, _ = nets['extractor'].frozen(view)
+        # Pixels outside the hole carry no z: a small hole cannot be asked for all of it.
+        weight = jnp.minimum(1.0, batch['hole'].mean(axis=(1, 2, 3)) / 0.25)
+        total = jnp.maximum(weight.sum(), 1e-6)
+
+        def distance(z: jax.Array) -> jax.Array:
+            return (jnp.abs(mean - z).mean(-1) * weight).sum() / total
+
+        return {'latent': distance(s.z), 'latent_shuffled': distance(jnp.roll(s.z, 1, axis=0))}
+
+    def adversarial_terms(self, nets: Nets, image: jax.Array, batch: Batch) -> Terms:
+        """What each frozen critic thinks of the composites."""
+        fake = scores(nets, composite(image, batch), batch['hole'], frozen=True)
+        kind = GAN_KINDS[self.config.gan]
+        return {f'adv_{n[2:]}': losses.adversarial_loss(kind, fake[n]).mean() for n in CRITICS}
+
+    def diversity_term(self, s: Path, other: Path, hole: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """A floor under the distance of two completions of one input, per unit of z; MSGAN's
+        idea (Mao et al., 2019) with a hinge. Also the distance itself, to be watched."""
+        moved = jnp.abs(s.image - jax.lax.stop_gradient(other.image))
+        distance = losses.masked_mean(moved, hole)
+        gap = jnp.abs(s.z - jax.lax.stop_gradient(other.z)).mean(-1)
+        short = jax.nn.relu(self.config.loss.diversity_floor - distance / (gap + 1e-6))
+        return (short * (hole.sum(axis=(1, 2, 3)) > 0)).mean(), distance.mean()
+
+    def sample_terms(
+        self, nets: Nets, s: Path, batch: Batch, other: Path | None
+    ) -> tuple[jax.Array, Terms]:
+        """Path S: visible pixels and maps, the critics, the latent L1, the floor of diversity."""
+        visible = 1 - batch['hole']
+        error = jnp.abs(s.image - batch['image'])
+        terms = {'l1_visible': losses.masked_mean(error, visible).mean()}
+        terms |= map_terms(s.embedding, batch, visible)
+        terms |= self.adversarial_terms(nets, s.image, batch)
+        latent = self.latent_terms(nets, s, batch)
+        total = self.weighted(terms) + self.config.loss.latent * latent['latent']
+        if other is not None:
+            short, terms['pair_distance'] = self.diversity_term(s, other, batch['hole'])
+            total += self.config.loss.diversity * short
+        return total, terms | latent
+
+    def critic_terms(self, nets: Nets, fake: jax.Array, batch: Batch) -> tuple[jax.Array, Terms]:
+        """Both critics on real images against composites; the composites get no gradient."""
+        kind, stats = GAN_KINDS[self.config.gan], {}
+        if self.config.gan == 'hinge_sn':
+            stats = {'update_stats': True}
+        fake = jax.lax.stop_gradient(composite(fake, batch))
+        on_real = scores(nets, batch['image'], batch['hole'], frozen=False, **stats)
+        on_fake = scores(nets, fake, batch['hole'], frozen=False)
+        terms = {n: losses.critic_loss(kind, on_real[n], on_fake[n]).mean() for n in CRITICS}
+        margins = {f'{n}_margin': (on_real[n] - on_fake[n]).mean() for n in CRITICS}
+        return jnp.asarray(sum(terms.values())), terms | margins
+
+    # -------------------------------------------------------------------------------- phases
+
+    def generative(
+        self, nets: Nets, batch: Batch, key: jax.Array, step: jax.Array, paths: str, warmup: float
+    ) -> tuple[jax.Array, Terms, Path]:
+        """The generative loss on paths 'r', 's' or 'rs', its terms, and the last path drawn."""
+        ramp = jnp.clip(step / warmup, 0.0, 1.0) if warmup > 0 else 1.0
+        if paths == 'r':
+            posterior, r = self.path_r(nets, batch, key)
+            total, terms = self.reconstruct_terms(posterior, r, batch, ramp)
+            return total, prefix('r', terms), r
+        if paths == 's':
+            s = self.path_s(nets, batch, key)
+            total, terms = self.sample_terms(nets, s, batch, None)
+            return total, prefix('s', terms), s
+        posterior, r, s = self.both_paths(nets, batch, key)
+        total_r, terms_r = self.reconstruct_terms(posterior, r, batch, ramp)
+        total_s, terms_s = self.sample_terms(nets, s, batch, r)
+        return total_r + total_s, prefix('r', terms_r) | prefix('s', terms_s), s
+
+    def phase_generative(
+        self, nets: Nets, batch: Batch, key: jax.Array, step: jax.Array, paths: str, warmup: float
+    ) -> tuple[jax.Array, Terms]:
+        """The generative nets alone."""
+        total, terms, _ = self.generative(nets, batch, key, step, paths, warmup)
+        return total, terms
+
+    def phase_all(
+        self, nets: Nets, batch: Batch, key: jax.Array, step: jax.Array, paths: str
+    ) -> tuple[jax.Array, Terms]:
+        """Generative nets and critics at once: each loss stops at the other's nets, so that the
+        gradient of the sum is each player's own, for one forward pass."""
+        total, terms, path = self.generative(nets, batch, key, step, paths, warmup=0.0)
+        critic, critic_terms = self.critic_terms(nets, path.image, batch)
+        return total + critic, terms | prefix('critic', critic_terms)
+
+    def phase_critics(
+        self, nets: Nets, batch: Batch, key: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, Terms]:
+        """The critics alone, with WGAN's penalty between real and fake."""
+        key_s, key_mix = jax.random.split(key)
+        fake = composite(self.path_s(nets, batch, key_s).image, batch)
+        total, terms = self.critic_terms(nets, fake, batch)
+        if self.config.gan == 'wgan_gp':
+            mix = jax.random.uniform(key_mix, (len(fake),))
+            fake = jax.lax.stop_gradient(fake)
+            for n, critic in self._critics(nets, batch['hole']).items():
+                penalty = losses.gradient_penalty(critic, batch['image'], fake, mix).mean()
+                terms[f'{n}_penalty'] = penalty
+                total += self.config.loss.gradient_penalty * penalty
+        return total, prefix('critic', terms)
+
+    def phase_r1(
+        self, nets: Nets, batch: Batch, key: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, Terms]:
+        """The penalty on real images, weighted by its interval to the same mean strength."""
+        critics = self._critics(nets, batch['hole'])
+        terms = {n: losses.r1(critic, batch['image']).mean() for n, critic in critics.items()}
+        weight = self.config.r1_every * self.config.loss.r1
+        return weight * jnp.asarray(sum(terms.values())), prefix('r1', terms)
+
+    def _critics(self, nets: Nets, hole: jax.Array) -> dict[str, Any]:
+        return {
+            'd_global': nets['d_global'],
+            'd_local': lambda x: nets['d_local'](local_view(x, hole)),
+        }
+
+    def stages(self) -> dict[str, tuple[Phase, ...]]:
+        """Who plays in stage 1 and in stage 2."""
+        config = self.config
+        warmup = config.loss.kl_warmup * config.steps.stage1
+        reconstruct = partial(self.phase_generative, paths='r', warmup=warmup)
+        stage1 = (Phase('reconstruct', GENERATIVE, reconstruct),)
+
+        paths = 'rs' if config.schedule == 'joint' else 's'
+        # Where path S plays alone nothing would move the Extractor: it is frozen there.
+        movers = GENERATIVE if paths == 'rs' else GENERATIVE[1:]
+        if config.gan == 'wgan_gp' or config.critic_steps > 1:
+            generators = partial(self.phase_generative, paths=paths, warmup=0.0)
+            stage2: tuple[Phase, ...] = (
+                Phase('critics', CRITICS, self.phase_critics, repeats=config.critic_steps),
+                Phase('generators', movers, generators),
+            )
+        else:
+            stage2 = (Phase('all', movers + CRITICS, partial(self.phase_all, paths=paths)),)
+        if config.gan == 'ns_r1':
+            stage2 += (Phase('r1', CRITICS, self.phase_r1, every=config.r1_every),)
+        return {'stage1': stage1, 'stage2': stage2}
+
+    # -------------------------------------------------------------------- samples and monitors
+
+    def sample(self, nets: Nets, batch: Batch, noise: jax.Array) -> dict[str, jax.Array]:
+        """Completions from standard normal noise (B, z_dim + 2 v_dim)."""
+        z, noise_v = jnp.split(noise, [self.config.nets.z_dim], axis=-1)
+        z = z * self.style_scale(batch['hole'])
+        s = self.complete(nets, batch['masked'], batch['hole'], z, noise_v)
+        return {
+            'image': s.image,
+            'landmark_map': jax.nn.sigmoid(s.embedding.landmark_logits),
+            'face_mask': jax.nn.sigmoid(s.embedding.mask_logits),
+            'face_part': s.embedding.part,
+        }
+
+    def watch(self, nets: Nets, batch: Batch, key: jax.Array) -> Terms:
+        """Whether z is used: by the Extractor, by the embedding, in the hole; and what pulls."""
+        kl = losses.kl_normal(*nets['extractor'](self.real_features(batch))).mean(0)
+        drawn = []
+        for k in jax.random.split(key, WATCH_SAMPLES):
+            unit, noise_v = self.noise(k, len(batch['hole']))
+            z = unit * self.style_scale(batch['hole'])
+            # No noise in the embeddings: what varies here is owed to z alone.
+            still = jnp.zeros_like(noise_v)
+            drawn.append(self.complete(nets, batch['masked'], batch['hole'], z, still))
+
+        def distance(a: Path, b: Path) -> jax.Array:
+            return losses.masked_mean(jnp.abs(a.image - b.image), batch['hole']).mean()
+
+        pairs = [distance(a, b) for i, a in enumerate(drawn) for b in drawn[:i]]
+        v = jnp.stack([path.embedding.v_emb for path in drawn])
+        views = [self.fake_features(composite(s.image, batch), s.embedding) for s in drawn]
+        mean = jnp.concatenate([nets['extractor'](view)[0] for view in views])
+        z = jnp.concatenate([path.z for path in drawn])
+        latent, shuffled = (jnp.abs(mean - other).mean() for other in (z, jnp.roll(z, 1, axis=0)))
+        a, b = mean - mean.mean(0), z - z.mean(0)
+        correlation = (a * b).sum(0) / (jnp.sqrt((a**2).sum(0) * (b**2).sum(0)) + 1e-6)
+        return {
+            'kl_z': kl.sum(),
+            'kl_z_active': (kl > 0.02).sum().astype(jnp.float32),
+            'pair_distance_hole': jnp.stack(pairs).mean(),
+            'v_share_of_z': v.var(0).mean() / (v.var((0, 1)).mean() + 1e-9),
+            'latent': latent,
+            'latent_ratio': latent / shuffled,
+            'latent_correlation': correlation.mean(),
+            **prefix('pull', self.pulls(nets, drawn[0], batch)),
+        }
+
+    def pulls(self, nets: Nets, s: Path, batch: Batch) -> Terms:
+        """How hard each weighted loss pulls on the fake image: gradient norms, per example.
+
+        The balance to look for: critics at 0.1 to 1 of the image L1.
+        """
+        weights = self.config.loss
+
+        def pull(loss: Any) -> jax.Array:
+            grad = jax.grad(loss)(s.image)
+            return jnp.sqrt((grad**2).sum(axis=(1, 2, 3))).mean() * len(grad)
+
+        def image_l1(y: jax.Array) -> jax.Array:
+            return weights.l1_visible * losses.image_mean(jnp.abs(y - batch['image'])).mean()
+
+        def latent(y: jax.Array) -> jax.Array:
+            return weights.latent * self.latent_terms(nets, s._replace(image=y), batch)['latent']
+
+        def adversarial(y: jax.Array, name: str) -> jax.Array:
+            return weights[name] * self.adversarial_terms(nets, y, batch)[name]
+
+        critics = {n: pull(partial(adversarial, name=n)) for n in ('adv_global', 'adv_local')}
+        return {'l1': pull(image_l1), 'latent': pull(latent), **critics}
+
+
+def make(config: Any) -> Method:
+    """The method of a config; raises ValueError on an unknown switch."""
+    for name, value, known in (
+        ('gan', config.gan, tuple(GAN_KINDS)),
+        ('schedule', config.schedule, ('joint', 'sequential')),
+        ('extractor_input', config.extractor_input, ('full', 'features')),
+        ('nets.hvae', config.nets.hvae, ('dual', 'chain')),
+        ('nets.z_inject', config.nets.z_inject, ('film', 'concat')),
+    ):
+        if value not in known:
+            raise ValueError(f'config.{name}={value!r}: choose one of {list(known)}')
+    system = Keypoint(config)
+    return Method(
+        nets=system.nets(),
+        inputs=system.inputs,
+        stages=system.stages(),
+        noise_dim=config.nets.z_dim + 2 * config.nets.v_dim,
+        sample=system.sample,
+        watch=system.watch,
+        ema=GENERATIVE if config.optim.ema_halflife_images > 0 else (),
+    )

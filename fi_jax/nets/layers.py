@@ -1,0 +1,136 @@
+"""Layers shared by the networks: convolutions, exact sub-pixel upsampling, normalisation, FiLM."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+Dtype = Any
+
+
+def leaky(x: jax.Array) -> jax.Array:
+    """Leaky ReLU with slope 0.2, the activation of all encoders and critics."""
+    return nn.leaky_relu(x, 0.2)
+
+
+def group_norm(x: jax.Array, dtype: Dtype) -> jax.Array:
+    """Group normalisation without affine, 8 groups, statistics in float32 (Wu & He, 2018)."""
+    return nn.GroupNorm(8, use_bias=False, use_scale=False, dtype=dtype)(x)
+
+
+# Row a of the kernel that an output pixel of phase a sees, when a 3-tap filter runs over an image
+# doubled by repetition: two of its three taps fall on the same source pixel and add up.
+_PHASE_TAPS = (((1, 0, 0), (0, 1, 1)), ((1, 1, 0), (0, 0, 1)))
+
+
+def upsample_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Nearest upsampling by 2, then a 3x3 convolution, computed at the low resolution.
+
+    x: (B,H,W,I), kernel: (3,3,I,O) -> (B,2H,2W,O). The same function as the two steps one after
+    the other (up to rounding) with 2.25 times fewer multiplications: each of the four output
+    phases is a 2x2 convolution, and the four run as one with 4*O channels (Shi et al., 2016).
+    """
+    b, h, w, _ = x.shape
+    o = kernel.shape[-1]
+    taps = jnp.asarray(_PHASE_TAPS, kernel.dtype)
+    phases = jnp.einsum('aik,bjl,klco->ijcabo', taps, taps, kernel)
+    # The 2x2 windows as columns and one matrix product: as a convolution, its gradient by the
+    # kernel takes XLA's CPU backend 20 times as long.
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    columns = jnp.concatenate(
+        [padded[:, i : i + h + 1, j : j + w + 1] for i in (0, 1) for j in (0, 1)], axis=-1
+    )
+    y = columns @ phases.reshape(-1, 4 * o)
+    y = y.reshape(b, h + 1, w + 1, 2, 2, o)
+    rows = [
+        jnp.stack([y[:, a : a + h, c : c + w, a, c] for c in (0, 1)], axis=3) for a in (0, 1)
+    ]  # each (B,H,W,2,O)
+    return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, o)
+
+
+class UpConv(nn.Module):
+    """Nearest upsampling by 2 and a 3x3 convolution; (B,H,W,I) -> (B,2H,2W,features)."""
+
+    features: int
+    dtype: Dtype = jnp.float32
+    kernel_init: Any = nn.initializers.lecun_normal()
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.param('kernel', self.kernel_init, (3, 3, x.shape[-1], self.features))
+        bias = self.param('bias', nn.initializers.zeros, (self.features,))
+        y = upsample_conv(x.astype(self.dtype), kernel.astype(self.dtype))
+        return y + bias.astype(self.dtype)[None, None, None, :]
+
+
+class DownConv(nn.Module):
+    """k x k convolution of stride 2, 'SAME' padding; (B,H,W,I) -> (B,H/2,W/2,features).
+
+    At 8 pixels and below it is written as one matrix product over columns: there XLA's CPU backend
+    takes 15 times as long for the gradient of the convolution by its input.
+    """
+
+    features: int
+    kernel_size: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        k, channels = self.kernel_size, x.shape[-1]
+        kernel = self.param(
+            'kernel', nn.initializers.lecun_normal(), (k, k, channels, self.features)
+        )
+        bias = self.param('bias', nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        if x.shape[1] > 8:
+            y = jax.lax.conv_general_dilated(
+                x, kernel, (2, 2), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+            )
+        else:
+            h, w = x.shape[1:3]
+            before = (k - 2) // 2
+            pad = (before, k - 2 - before)
+            x = jnp.pad(x, ((0, 0), pad, pad, (0, 0)))
+            columns = [x[:, i : i + h : 2, j : j + w : 2] for i in range(k) for j in range(k)]
+            y = jnp.concatenate(columns, axis=-1) @ kernel.reshape(-1, self.features)
+        return y + bias[None, None, None, :]
+
+
+class FiLM(nn.Module):
+    """Scale and shift each channel by a condition: x (B,H,W,C), w (B,D) (Perez et al., 2018)."""
+
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, w: jax.Array) -> jax.Array:
+        scale, shift = jnp.split(
+            nn.Dense(2 * x.shape[-1], dtype=self.dtype)(w)[:, None, None, :], 2, axis=-1
+        )
+        return x * (1 + scale) + shift
+
+
+class GaussianHead(nn.Module):
+    """Mean and log-variance of a diagonal Gaussian from features (B,...); both (B,features).
+
+    The log-variance starts at 0 and is held to +-10; the mean keeps a normal initialisation, for a
+    zero one would pass no gradient to what it reads.
+    """
+
+    features: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        x = x.reshape(x.shape[0], -1)
+        mean = nn.Dense(self.features, dtype=self.dtype, name='mean')(x)
+        zeros = nn.initializers.zeros
+        logvar = nn.Dense(self.features, dtype=self.dtype, kernel_init=zeros, name='logvar')(x)
+        return mean.astype(jnp.float32), jnp.clip(logvar.astype(jnp.float32), -10.0, 10.0)
+
+
+def reparameterise(mean: jax.Array, logvar: jax.Array, noise: jax.Array) -> jax.Array:
+    """A draw of N(mean, exp(logvar)) from standard normal noise of the same shape."""
+    return mean + jnp.exp(0.5 * logvar) * noise

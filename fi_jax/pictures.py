@@ -1,0 +1,60 @@
+"""Sheets of faces for a person to judge: input, hole, predicted maps, samples, truth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import cv2
+import numpy as np
+
+HOLE_GREY = 128
+_GAP, _HEAD = 2, 14
+
+
+def with_hole(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """What the network is given: the image with grey in its hole; uint8 (...,H,W,3)."""
+    return np.where(hole > 0, np.uint8(HOLE_GREY), image)
+
+
+def _as_uint8(x: np.ndarray) -> np.ndarray:
+    """A picture of a map: uint8 stays, float maps come in [0,1] with 1 channel or [-1,1] with 3."""
+    if x.dtype != np.uint8:
+        x = x * 255 if x.shape[-1] == 1 else (x + 1) * 127.5
+        x = np.clip(np.round(x), 0, 255).astype(np.uint8)
+    return np.repeat(x, 3, axis=-1) if x.shape[-1] == 1 else x
+
+
+def sheet(
+    batch: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray], tile: int = 96
+) -> np.ndarray:
+    """One row a face: with hole, maps of its first sample, all samples, truth; with a headline.
+
+    batch: image and hole, uint8 (B,H,W,C). outputs: composite (B,N,H,W,3) uint8, and where the
+    method has them landmark_map, face_mask, face_part (B,N,H,W,C). tile: side of a face, pixels.
+    """
+    columns: list[tuple[str, np.ndarray]] = [('input', with_hole(batch['image'], batch['hole']))]
+    titles = {'landmark_map': 'landmarks', 'face_mask': 'face mask', 'face_part': 'face part'}
+    columns += [(titles[name], outputs[name][:, 0]) for name in titles if name in outputs]
+    samples = outputs['composite']
+    columns += [(f'sample {k}', samples[:, k]) for k in range(samples.shape[1])]
+    columns.append(('truth', batch['image']))
+    return grid([title for title, _ in columns], [_as_uint8(x) for _, x in columns], tile)
+
+
+def grid(titles: Sequence[str], columns: Sequence[np.ndarray], tile: int) -> np.ndarray:
+    """Columns of uint8 (B,H,W,3) side by side under their titles, each image enlarged to tile."""
+    rows, width = len(columns[0]), len(columns) * (tile + _GAP) + _GAP
+    page = np.full((_HEAD + rows * (tile + _GAP) + _GAP, width, 3), 255, np.uint8)
+    for c, (title, column) in enumerate(zip(titles, columns, strict=True)):
+        left = _GAP + c * (tile + _GAP)
+        cv2.putText(
+            page, title, (left + 1, _HEAD - 4), cv2.FONT_HERSHEY_SIMPLEX, 0.36, (40,) * 3, 1,
+            cv2.LINE_AA,
+        )  # fmt: skip
+        for r, image in enumerate(column):
+            top = _HEAD + r * (tile + _GAP)
+            how = cv2.INTER_CUBIC if image.shape[0] < tile else cv2.INTER_AREA
+            page[top : top + tile, left : left + tile] = cv2.resize(
+                image, (tile, tile), interpolation=how
+            )
+    return page

@@ -1,0 +1,53 @@
+"""Mode sample: completions of a source's faces, as files a person can look at."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import jax
+from absl import logging
+
+from fi_jax import pictures, sharding, steps
+from fi_jax.evaluate import load_run, resolve_split
+from fi_jax.input_pipeline.loader import EvalExamples, eval_batches
+from fi_jax.input_pipeline.sources import make_source
+from fi_jax.writers import save_png
+
+
+def sample_run(config: Any, workdir: str | Path) -> Path:
+    """Write OUT/<name>/{truth,hole,input,sample_00,...}.png for each face, and OUT/sheet_*.png.
+
+    hole is white where pixels are missing; input shows the face with a grey hole. OUT is
+    config.sample.out, or samples_<holes> in the run folder. Returns OUT.
+    """
+    options = config.sample
+    mesh = sharding.make_mesh()
+    method, state = load_run(config, workdir, mesh)
+    source = make_source(config.data, resolve_split(config, workdir, options.split))
+    examples = EvalExamples(source, config, options.holes, options.limit, options.batch_size)
+    out = Path(options.out) if options.out else Path(workdir) / f'samples_{options.holes}'
+    draw = jax.jit(
+        steps.make_sample_step(method, config.seed, options.num_samples),
+        out_shardings=sharding.replicated(mesh),
+    )
+    hosts = jax.process_index(), jax.process_count()
+    for number, batch in enumerate(eval_batches(examples, config, options.batch_size, *hosts)):
+        drawn = jax.device_get(draw(state.nets, sharding.shard_batch(batch, mesh)))
+        if jax.process_index():
+            continue
+        save_png(out / f'sheet_{number:04d}.png', pictures.sheet(drawn, drawn))
+        for row in range(len(drawn['index'])):
+            if not drawn['weight'][row]:
+                continue
+            face = out / PurePosixPath(source[int(drawn['index'][row])].name).with_suffix('')
+            image, hole = drawn['image'][row], drawn['hole'][row]
+            save_png(face / 'truth.png', image)
+            save_png(face / 'hole.png', hole * 255)
+            save_png(face / 'input.png', pictures.with_hole(image, hole))
+            for k, sample in enumerate(drawn['composite'][row]):
+                save_png(face / f'sample_{k:02d}.png', sample)
+    logging.info(
+        'wrote %d completions of each of %d faces to %s', options.num_samples, examples.count, out
+    )
+    return out

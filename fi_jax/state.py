@@ -1,0 +1,111 @@
+"""The training state, a plain pytree, and the binding of networks to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+
+from fi_jax import features, rng
+from fi_jax.methods import Method
+
+PyTree = Any
+
+
+class NetState(struct.PyTreeNode):
+    """All that training keeps of one network; ema is {} where none is kept."""
+
+    params: PyTree
+    stats: PyTree
+    opt_state: PyTree
+    ema: PyTree
+
+
+class TrainState(struct.PyTreeNode):
+    """step counts finished steps over all stages; skips counts non-finite steps in a row."""
+
+    step: jax.Array
+    skips: jax.Array
+    nets: dict[str, NetState]
+
+
+class Net:
+    """A network with its parameters, for the length of one trace.
+
+    Calling it applies it; `frozen` applies it with no gradient to its parameters (its inputs keep
+    theirs). Where a call moves running statistics they are found in `stats` afterwards.
+    """
+
+    def __init__(self, module: Any, params: PyTree, stats: PyTree):
+        self._module, self._params, self.stats = module, params, stats
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._apply(self._params, args, kwargs)
+
+    def frozen(self, *args: Any, **kwargs: Any) -> Any:
+        return self._apply(jax.lax.stop_gradient(self._params), args, kwargs)
+
+    def _apply(self, params: PyTree, args: tuple, kwargs: dict) -> Any:
+        variables = {'params': params, **self.stats}
+        if not self.stats:
+            return self._module.apply(variables, *args, **kwargs)
+        out, self.stats = self._module.apply(variables, *args, mutable=list(self.stats), **kwargs)
+        return out
+
+
+def bind(
+    method: Method, nets: Mapping[str, NetState], params: Mapping[str, PyTree] | None = None
+) -> dict[str, Net]:
+    """The method's networks with the state's parameters, or with those given instead."""
+    params = params or {}
+    return {
+        name: Net(module, params.get(name, nets[name].params), nets[name].stats)
+        for name, module in method.nets.items()
+    }
+
+
+def bind_ema(method: Method, nets: Mapping[str, NetState]) -> dict[str, Net]:
+    """The method's networks as they are evaluated: averaged where an average is kept."""
+    return bind(method, nets, {name: net.ema for name, net in nets.items() if net.ema})
+
+
+def example_batch(res: int, batch_size: int = 1) -> dict[str, np.ndarray]:
+    """Zeros in the shapes and types of the pipeline's batches."""
+
+    def zeros(channels: int) -> np.ndarray:
+        return np.zeros((batch_size, res, res, channels), np.uint8)
+
+    return {
+        'image': zeros(3),
+        'hole': zeros(1),
+        'face_mask': zeros(1),
+        'landmark_map': zeros(1),
+        'landmarks': np.zeros((batch_size, 68, 2), np.float32),
+        'has_landmarks': np.zeros((batch_size,), np.float32),
+        'hole_kind': np.zeros((batch_size,), np.int32),
+        'index': np.zeros((batch_size,), np.int32),
+        'weight': np.ones((batch_size,), np.float32),
+    }
+
+
+def init_state(
+    method: Method,
+    optimizers: Mapping[str, optax.GradientTransformation],
+    res: int,
+    seed: int,
+) -> TrainState:
+    """A fresh state. Jit it, so that the averages are buffers of their own, fit for donation."""
+    inputs = method.inputs(features.prepare(example_batch(res)))
+    nets = {}
+    for name, module in method.nets.items():
+        variables = dict(module.init(rng.key(seed, f'init/{name}'), *inputs[name]))
+        params = variables.pop('params')
+        ema = jax.tree.map(jnp.copy, params) if name in method.ema else {}
+        nets[name] = NetState(params, variables, optimizers[name].init(params), ema)
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(step=zero, skips=zero, nets=nets)

@@ -1,0 +1,58 @@
+"""A made-up sixth system, to prove that one file and a config add one: a masked autoencoder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from configs import common
+from fi_jax import losses
+from fi_jax.features import Batch
+from fi_jax.methods import Method, Nets, Phase
+
+
+class Autoencoder(nn.Module):
+    width: int
+
+    @nn.compact
+    def __call__(self, masked: jax.Array, hole: jax.Array, noise: jax.Array) -> jax.Array:
+        x = jnp.concatenate([masked, hole], axis=-1)
+        x = nn.relu(nn.Conv(self.width, (3, 3))(x) + nn.Dense(self.width)(noise)[:, None, None, :])
+        return jnp.tanh(nn.Conv(3, (3, 3))(x))
+
+
+def make(config: Any) -> Method:
+    def loss(nets: Nets, batch: Batch, key: jax.Array, step: jax.Array):
+        noise = jax.random.normal(key, (batch['image'].shape[0], 4))
+        out = nets['autoencoder'](batch['masked'], batch['hole'], noise)
+        error = losses.image_mean(jnp.abs(out - batch['image'])).mean()
+        return error, {'l1': error}
+
+    def inputs(batch: Batch):
+        noise = jnp.zeros((batch['image'].shape[0], 4))
+        return {'autoencoder': (batch['masked'], batch['hole'], noise)}
+
+    def sample(nets: Nets, batch: Batch, noise: jax.Array):
+        return {'image': nets['autoencoder'](batch['masked'], batch['hole'], noise)}
+
+    return Method(
+        nets={'autoencoder': Autoencoder(config.nets.width)},
+        inputs=inputs,
+        stages={'train': (Phase('reconstruct', ('autoencoder',), loss),)},
+        noise_dim=4,
+        sample=sample,
+        watch=lambda nets, batch, key: {'zero': jnp.zeros(())},
+        ema=('autoencoder',),
+    )
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    config = common.make(arg)
+    config.method = 'tests.masked_autoencoder'
+    config.steps = ConfigDict({'train': 6})
+    config.nets = ConfigDict({'width': 8})
+    return config

@@ -1,0 +1,200 @@
+"""Whole runs, small: resume, two stages in one run, a sixth method, sampling, faults."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import jax
+import numpy as np
+import pytest
+
+from configs import quickstart, stage1, stage2
+from fi_jax import sharding
+from fi_jax.evaluate import load_run, resolve_split
+from fi_jax.sample import sample_run
+from fi_jax.train import NonFinite, train_and_evaluate
+from tests import masked_autoencoder
+
+ROOT = Path(__file__).parents[1]
+
+
+def run_main(*flags: str, wait: bool = True) -> subprocess.Popen:
+    """python -m fi_jax.main with flags, on two devices whatever the machine has."""
+    env = dict(os.environ, JAX_PLATFORMS='cpu')
+    env.pop('XLA_FLAGS', None)
+    command = [sys.executable, '-m', 'fi_jax.main', '--config.mesh.cpu_devices=2', *flags]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    if wait:
+        process.out, process.err = process.communicate(timeout=300)
+    return process
+
+
+def state_of(config, workdir):
+    return jax.device_get(load_run(config, workdir, sharding.make_mesh())[1])
+
+
+@pytest.fixture(scope='module')
+def quick_run(tmp_path_factory):
+    """Both stages on drawn faces, a few steps each: (config, run folder)."""
+    workdir = tmp_path_factory.mktemp('quick')
+    config = quickstart.get_config('tiny')
+    config.batch_size = 8
+    config.eval.batch_size = config.sample.batch_size = 8
+    train_and_evaluate(config, workdir)
+    return config, workdir
+
+
+def test_killed_and_resumed_run_equals_an_unbroken_one(tmp_path):
+    config = stage1.get_config('tiny')
+    flags = [
+        '--config=configs/stage1.py:tiny', '--config.steps.stage1=40', '--config.eval.at_end=False',
+        '--config.checkpoint.every=10', '--config.pictures_every=100',
+    ]  # fmt: skip
+    whole, broken = tmp_path / 'whole', tmp_path / 'broken'
+    assert run_main(*flags, f'--workdir={whole}').returncode == 0
+
+    process = run_main(*flags, f'--workdir={broken}', wait=False)
+    deadline = time.time() + 200
+    while not (broken / 'checkpoints' / '10').is_dir() and time.time() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (broken / 'checkpoints' / '40').exists(), 'killed too late to prove anything'
+
+    resumed = run_main(*flags, f'--workdir={broken}')
+    assert resumed.returncode == 0, resumed.err
+    assert 'resumed' in resumed.err
+
+    config.steps.stage1 = 40
+    for a, b in zip(
+        jax.tree.leaves(state_of(config, whole)), jax.tree.leaves(state_of(config, broken)),
+        strict=True,
+    ):  # fmt: skip
+        np.testing.assert_array_equal(a, b)
+
+    def last_losses(workdir):
+        lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+        return {x['step']: x['loss/reconstruct'] for x in lines if 'loss/reconstruct' in x}
+
+    assert last_losses(whole) == last_losses(broken)
+
+
+def test_quickstart_plays_both_stages_and_leaves_a_readable_folder(quick_run):
+    config, workdir = quick_run
+    lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+    names = set().union(*lines)
+    assert {'loss/reconstruct', 'loss/all', 'loss/r1', 'watch/latent_ratio'} <= names
+    assert {'watch/v_share_of_z', 'watch/pair_distance_hole', 'val/psnr_hole/mean'} <= names
+    assert (workdir / 'samples' / 'faces_0000000.png').exists()
+    assert (workdir / 'config.json').exists() and (workdir / 'versions.json').exists()
+    rows = json.loads((workdir / 'eval' / 'test_mixture.json').read_text())['rows']
+    assert set(rows) == {'samples', 'z=0', 'mean_face', 'telea', 'navier_stokes', 'truth'}
+    assert rows['truth']['all']['ssim/mean']['mean'] == 1.0
+    assert rows['samples']['all']['pair_distance_hole']['mean'] > 0
+    state = state_of(config, workdir)
+    assert state.step == config.steps.stage1 + config.steps.stage2
+
+
+def test_samples_keep_every_visible_pixel_and_differ_inside_the_hole(quick_run, tmp_path):
+    config, workdir = quick_run
+    config = config.copy_and_resolve_references()
+    config.sample.limit, config.sample.num_samples = 3, 3
+    config.sample.out = str(tmp_path / 'out')
+    faces = [p for p in sample_run(config, workdir).iterdir() if p.is_dir()]
+    assert len(faces) == 3
+    for face in faces:
+        truth, hole = (cv2.imread(str(face / f'{n}.png')) for n in ('truth', 'hole'))
+        samples = [cv2.imread(str(face / f'sample_{k:02d}.png')) for k in range(3)]
+        assert set(np.unique(hole)) == {0, 255}
+        for sample in samples:
+            np.testing.assert_array_equal(sample[hole == 0], truth[hole == 0])
+        assert (samples[0] != samples[1]).any() and (samples[1] != samples[2]).any()
+
+
+def test_other_data_are_taken_whole(quick_run):
+    config, workdir = quick_run
+    config = config.copy_and_resolve_references()
+    assert resolve_split(config, workdir, 'auto') == 'test'
+    config.data.source, config.data.path = 'zip', 'other.zip'
+    assert resolve_split(config, workdir, 'auto') == 'all'
+
+
+def test_warm_start_takes_the_weights_and_a_fresh_step(quick_run, tmp_path):
+    config, workdir = quick_run
+    second = stage2.get_config('tiny')
+    second.batch_size = second.eval.batch_size = 8
+    second.warm_start, second.eval.at_end = str(workdir), False
+    second.steps.stage2, second.optim.lr = 1, 0.0
+    before, after = state_of(config, workdir), train_and_evaluate(second, tmp_path)
+    assert int(after.step) == 1
+    for name, net in before.nets.items():
+        jax.tree.map(
+            np.testing.assert_array_equal, net.params, jax.device_get(after.nets[name].params)
+        )
+
+
+def test_a_restore_that_does_not_fit_names_the_leaves(quick_run):
+    config, workdir = quick_run
+    config = config.copy_and_resolve_references()
+    config.nets.z_dim = 24
+    with pytest.raises(ValueError, match=r'nets/embedding/params/.* there and .* here'):
+        load_run(config, workdir, sharding.make_mesh())
+
+
+def test_a_sixth_method_is_one_file_and_a_config(tmp_path):
+    config = masked_autoencoder.get_config('tiny')
+    config.batch_size = config.eval.batch_size = 8
+    state = train_and_evaluate(config, tmp_path)
+    assert int(state.step) == 6
+    losses = [
+        json.loads(line)['l1']
+        for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()
+        if 'l1"' in line and 'loss/' in line
+    ]
+    assert losses[-1] < losses[0]
+    assert (tmp_path / 'samples' / 'faces_0000006.png').exists()
+    assert (tmp_path / 'eval' / 'test_mixture.json').exists()
+
+
+def test_a_run_that_diverges_stops_and_keeps_its_last_good_checkpoint(tmp_path):
+    config = masked_autoencoder.get_config('tiny')
+    config.batch_size = config.eval.batch_size = 8
+    config.steps.train, config.max_skips, config.optim.lr = 20, 3, float('inf')
+    with pytest.raises(NonFinite, match='3 steps in a row'):
+        train_and_evaluate(config, tmp_path)
+    restored = state_of(config, tmp_path)
+    assert int(restored.step) > 0
+
+
+@pytest.mark.parametrize(
+    ('flags', 'words'),
+    [
+        (['--config=configs/stage1.py:tinny'], ["'tinny' is unknown", "did you mean 'tiny'"]),
+        (['--config=configs/stage1.py:res=100'], ['res=100', '64, 128 or 256']),
+        (
+            ['--config=configs/stage1.py:tiny', '--config.data.source=zip',
+             '--config.data.path=absent.zip'],
+            ['data.path=absent.zip', 'no such file'],
+        ),
+        (
+            ['--config=configs/stage2.py:tiny', '--config.warm_start=nowhere'],
+            ['config.warm_start=nowhere', 'no run'],
+        ),
+        (['--config=configs/stage1.py:tiny', '--mode=eval'], ['no checkpoints']),
+    ],
+)  # fmt: skip
+def test_bad_input_ends_with_one_clear_line(flags, words, tmp_path):
+    process = run_main(*flags, f'--workdir={tmp_path / "run"}')
+    assert process.returncode == 1
+    assert 'Traceback' not in process.err
+    for word in words:
+        assert word in process.err
