@@ -70,11 +70,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         'loss.mask': 1.0,
         'loss.adv_global': 0.001,
         'loss.adv_local': 0.001,
+        'loss.anchor': 0.0,
         'loss.diversity': 0.0,
         'loss.free_bits': 0.0,
         'optim.lr': 1e-4,
         'optim.b1': 0.5,
         'optim.b2': 0.9,
+        'optim.lr_scale': ConfigDict(),
         'optim.ema_halflife_images': 0.0,
     },
     'modern': {},
@@ -100,6 +102,7 @@ def base(res: int, tiny: bool) -> ConfigDict:
     c.critic_steps = 1
     c.r1_every = 16
     c.extractor_input = 'full'  # 'features': the three maps without the image
+    c.latent_through = 'image'  # 'all': the latent L1 moves the decoded maps as well
     c.prior_sigma_by_hole = False
 
     c.nets = ConfigDict(SIZES[32 if tiny else res])
@@ -115,17 +118,19 @@ def base(res: int, tiny: bool) -> ConfigDict:
             part=0.5,
             mask=0.5,
             landmark=0.5,
-            kl_z=3e-3,
+            kl_z=1e-3,
             kl_v=1e-3,
             kl_warmup=0.1,  # share of stage 1
-            free_bits=0.02,  # nats a dimension
+            free_bits=0.02,  # nats a dimension of z, V_l and V_f
             latent=0.1,
-            adv_global=0.02,
-            adv_local=0.03,
-            r1=0.0002 * res**2 / 16,
+            anchor=1.0,
+            anchor_zone=0.25,  # of [-1,1], free of charge
+            adv_global=0.01,
+            adv_local=0.01,
+            r1=0.0006 * res**2 / 16,
             gradient_penalty=10.0,
-            diversity=0.05,
-            diversity_floor=0.2,  # pair distance inside the hole, per unit of |z - z'|
+            diversity=0.5,
+            diversity_floor=0.1,  # distance inside the hole of two samples, per unit of |z - z'|
         )
     )
     c.optim = ConfigDict(
@@ -240,12 +245,12 @@ def parse_arg(arg: str | None, **known: Any) -> ConfigDict:
 def patch(config: ConfigDict, changes: Mapping[str, Any], why: str) -> None:
     """Set each dotted path; raises ValueError where a path does not exist."""
     for path, value in changes.items():
-        if path not in flat(config):
-            raise ValueError(f'{why}: config has no field {path!r}')
         *heads, last = path.split('.')
         node = config
         for head in heads:
-            node = node[head]
+            node = node.get(head, ConfigDict())
+        if last not in node:
+            raise ValueError(f'{why}: config has no field {path!r}')
         node[last] = value
 
 
@@ -253,24 +258,32 @@ def flat(config: ConfigDict, head: str = '') -> dict[str, Any]:
     """Each leaf of a config by its dotted path."""
     out: dict[str, Any] = {}
     for name, value in config.items():
-        if isinstance(value, ConfigDict):
+        if isinstance(value, ConfigDict) and len(value):
             out |= flat(value, f'{head}{name}.')
         else:
             out[head + name] = value
     return out
 
 
-def make(arg: str | None, **defaults: Any) -> ConfigDict:
-    """The base config under the arguments all configs share: tiny, res, preset, ablate."""
+def make(
+    arg: str | None, settings: Mapping[str, Any], tiny_settings: Mapping[str, Any]
+) -> ConfigDict:
+    """The base under a config's own settings, then under the arguments that all configs share.
+
+    settings: dotted path -> value; tiny_settings take their place under the argument `tiny`. Preset
+    and ablations come last, so that no setting undoes them.
+    """
     from configs import ablations
 
-    known = {'tiny': False, 'res': 64, 'preset': 'modern', 'ablate': ''} | defaults
-    args = parse_arg(arg, **known)
-    if args.res not in SIZES or args.res == 32:
+    args = parse_arg(arg, tiny=False, res=64, preset='modern', ablate='')
+    if args.tiny and args.res != 64:
+        raise ValueError(f'config argument res={args.res}: tiny is 32 px; leave one of them out')
+    if args.res not in (64, 128, 256):
         raise ValueError(f'config argument res={args.res}: choose 64, 128 or 256 (or tiny)')
     if args.preset not in PRESETS:
         raise ValueError(f'config argument preset={args.preset}: choose from {sorted(PRESETS)}')
     config = base(32 if args.tiny else args.res, args.tiny)
+    patch(config, tiny_settings if args.tiny else settings, 'settings of the config file')
     config.preset = args.preset
     patch(config, PRESETS[args.preset], f'preset {args.preset}')
     for name in filter(None, args.ablate.split('+')):

@@ -9,17 +9,19 @@ from ml_collections import ConfigDict
 
 from configs import common
 
+SETTINGS = {
+    'steps.stage1': 600,
+    'steps.stage2': 200,
+    'data.length': 6_000,
+    'checkpoint.every': 400,
+    'pictures_every': 400,
+    'optim.lr': 5e-4,
+    'optim.b1': 0.5,
+    'optim.ema_halflife_images': 500.0,
+    'eval.limit': 128,
+}
+
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """Arguments: tiny, res=64|128|256, preset=modern|seed, ablate=NAME[+NAME]."""
-    config = common.make(arg)
-    if config.res > 32:
-        config.steps.stage1, config.steps.stage2 = 700, 200
-        config.data.length = 6_000
-        config.checkpoint.every = config.pictures_every = 300
-        config.optim.lr, config.optim.b1 = 5e-4, 0.5
-        config.optim.ema_halflife_images = 500.0
-        config.eval.limit = 128
-    else:
-        config.steps.stage1 = config.steps.stage2 = 2
-    return config
+    return common.make(arg, SETTINGS, {'steps.stage1': 2, 'steps.stage2': 2})

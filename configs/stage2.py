@@ -10,9 +10,13 @@ from ml_collections import ConfigDict
 
 from configs import common
 
+# The critics start later than what they judge.
+SETTINGS = {
+    'steps.stage2': 3_600,
+    'optim.lr_scale': ConfigDict({'d_global': 2.0, 'd_local': 2.0}),
+}
+
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """Arguments: tiny, res=64|128|256, preset=modern|seed, ablate=NAME[+NAME]."""
-    config = common.make(arg)
-    config.steps.stage2 = 4 if config.res == 32 else 4_000
-    return config
+    return common.make(arg, SETTINGS, {'steps.stage2': 4})

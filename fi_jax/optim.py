@@ -37,6 +37,8 @@ def rate_scale(step: jax.Array, steps: int, decay_share: float) -> jax.Array:
 
 
 def ema_decay(step: jax.Array, batch_size: int, halflife_images: float) -> jax.Array:
-    """Decay of the weight average: a half-life in images, shorter at the start of training."""
+    """Decay of the weight average: a half-life in images, shorter at the start; 0 keeps none."""
+    if halflife_images <= 0:
+        return jnp.zeros(())
     slow = 0.5 ** (batch_size / halflife_images)
     return jnp.minimum(slow, (1.0 + step) / (10.0 + step))

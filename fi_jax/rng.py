@@ -18,7 +18,7 @@ def sample_keys(seed: int | jax.Array, index: jax.Array, sample: int | jax.Array
     """Keys of the sample-th completion of images `index` (B,): (B,) keys.
 
     Each depends on (seed, image index, sample index) alone, so that a saved triple redraws the
-    same completion in whatever batch it stands.
+    same completion, up to rounding, in whatever batch it stands.
     """
     stream = jax.random.fold_in(jax.random.key(seed), zlib.crc32(b'sample'))
     return jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(stream, i), sample))(index)

@@ -40,7 +40,7 @@ def make_train_step(
 
         params = {name: state.nets[name].params for name in phase.nets}
         (loss, (metrics, stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
-        norms = {name: optax.global_norm(grads[name]) for name in phase.nets}
+        norms = {name: optax.tree.norm(grads[name]) for name in phase.nets}
         finite = jnp.isfinite(loss) & jnp.isfinite(jnp.stack(list(norms.values()))).all()
         scale = rate_scale(step, num_steps, config.optim.decay_share)
 
@@ -77,14 +77,17 @@ def make_train_step(
         size = batch['image'].shape[0]
         batch = features.prepare(batch)
         metrics: Metrics = {}
+        skipped = jnp.zeros(())
         for phase in phases:
             for repeat in range(phase.repeats):
                 key = rng.key(config.seed, f'train/{stage}/{phase.name}/{repeat}', state.step)
                 run = play if phase.every == 1 else play_lazily
                 state, logs = run(state, batch, phase, key, step)
+                name = f'skipped/{phase.name}'
+                logs[name] += metrics.get(name, 0.0)  # of repeats, each may fail
                 metrics |= logs
+            skipped += metrics[name]
 
-        skipped = sum(metrics[f'skipped/{phase.name}'] for phase in phases)
         decay = ema_decay(state.step, size, config.optim.ema_halflife_images)
 
         def average(net: NetState) -> NetState:

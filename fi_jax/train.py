@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import math
@@ -89,15 +90,22 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> TrainState:
                 writer.scalars(step, {f'val/{name}': mean for name, mean in means.items()})
                 checkpointer.save(step, state, batches.get_state(), {}, means)
 
-        step = int(state.step)
         for stage, first, last in plan:
-            if step >= last:
-                continue
-            state = run_stage(
-                state, stage, first, last, step, batches, method, optimizers, config, mesh, writer,
-                boundary,
-            )  # fmt: skip
-            step = last
+            train_step = jax.jit(
+                steps.make_train_step(method, stage, optimizers, config, first),
+                donate_argnums=0,
+                out_shardings=replicated,
+            )
+            meter = Meter(stage, config, last, writer)
+            for step in range(max(int(state.step), first), last):
+                with meter.paused():
+                    # Before the next batch is taken: the saved data position is the step's own.
+                    boundary(step, state)
+                with meter.waiting():
+                    batch = next(batches)
+                state, metrics = train_step(state, sharding.shard_batch(batch, mesh))
+                if meter.add(step + 1, metrics):
+                    stop_if_diverged(state, config.max_skips)
         boundary(last_step, state)
         batches.close()
 
@@ -110,52 +118,14 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> TrainState:
     return state
 
 
-def run_stage(
-    state: TrainState,
-    stage: str,
-    first: int,
-    last: int,
-    step: int,
-    batches: Iterator[Mapping[str, np.ndarray]],
-    method: Method,
-    optimizers: Mapping[str, Any],
-    config: Any,
-    mesh: Mesh,
-    writer: Writer,
-    boundary: Any,
-) -> TrainState:
-    """The loop of one stage, from `step` to `last`, around one compiled, donated function."""
-    train_step = jax.jit(
-        steps.make_train_step(method, stage, optimizers, config, first),
-        donate_argnums=0,
-        out_shardings=sharding.replicated(mesh),
-    )
-    progress = Progress(stage, config.batch_size, first, last)
-    pending: list[dict[str, jax.Array]] = []
-    while step < last:
-        with progress.paused():
-            # Before the next batch is taken: so the saved data position is the step's own.
-            boundary(step, state)
-        with progress.waiting():
-            batch = next(batches)
-        state, metrics = train_step(state, sharding.shard_batch(dict(batch), mesh))
-        pending.append(metrics)
-        step += 1
-        if len(pending) > 2:
-            # The host runs two steps ahead at most, else waiting for data could not be told.
-            jax.block_until_ready(pending[-3])
-        if step % config.log_every == 0 or step == last:
-            means = mean_metrics(jax.device_get(pending))
-            pending = []
-            logging.info('%s', progress.line(step, means))
-            writer.scalars(step, means | progress.rates(step))
-            if int(state.skips) >= config.max_skips:
-                raise NonFinite(
-                    f'step {step}: {int(state.skips)} steps in a row were not finite '
-                    f'(config.max_skips={config.max_skips}); lower config.optim.lr, or look for '
-                    'the first null in metrics.jsonl. The last checkpoint is whole.'
-                )
-    return state
+def stop_if_diverged(state: TrainState, max_skips: int) -> None:
+    """Raise NonFinite where too many steps in a row moved nothing."""
+    if int(state.skips) >= max_skips:
+        raise NonFinite(
+            f'step {int(state.step)}: {int(state.skips)} steps in a row were not finite '
+            f'(config.max_skips={max_skips}); lower config.optim.lr, or look for the first null in '
+            'metrics.jsonl. The last checkpoint is whole.'
+        )
 
 
 def stage_plan(method: Method, config: Any) -> list[tuple[str, int, int]]:
@@ -189,69 +159,73 @@ def mean_metrics(rows: list[Mapping[str, np.ndarray]]) -> dict[str, float]:
     return means
 
 
-class Progress:
-    """Rate, ETA and the share of time spent waiting for data; pictures and saves do not count."""
+class Meter:
+    """The numbers of a stage: means of the metrics, rate, ETA, share of time waiting for data.
 
-    def __init__(self, stage: str, batch_size: int, first: int, last: int):
-        self._stage, self._batch_size, self._first, self._last = stage, batch_size, first, last
-        self._waited = self._idle = 0.0
-        self._start: float | None = None
-        self._start_step = 0
-        self._now = time.perf_counter
+    Pictures, validation and saves are not training time, nor is what comes before the first line:
+    compilation.
+    """
 
-    def paused(self) -> Any:
+    def __init__(self, stage: str, config: Any, last: int, writer: Writer):
+        self._stage, self._last, self._writer = stage, last, writer
+        self._batch_size, self._every = config.batch_size, config.log_every
+        self._pending: list[dict[str, jax.Array]] = []
+        self._start: tuple[float, int] | None = None
+        self._spent = {'paused': 0.0, 'waiting': 0.0}
+
+    @contextlib.contextmanager
+    def _timed(self, what: str) -> Iterator[None]:
+        begin = time.perf_counter()
+        yield
+        self._spent[what] += time.perf_counter() - begin
+
+    def paused(self) -> contextlib.AbstractContextManager[None]:
         """Time inside is not training time."""
-        return _Timed(self._add_idle)
+        return self._timed('paused')
 
-    def waiting(self) -> Any:
+    def waiting(self) -> contextlib.AbstractContextManager[None]:
         """Time inside is waiting for data."""
-        return _Timed(self._add_wait)
+        return self._timed('waiting')
 
-    def _add_idle(self, seconds: float) -> None:
-        self._idle += seconds
-
-    def _add_wait(self, seconds: float) -> None:
-        self._waited += seconds
-
-    def rates(self, step: int) -> dict[str, float]:
-        """Steps and images a second, and the share of waiting, since the first line."""
-        seconds = self._elapsed()
-        count = step - self._start_step
-        return {
-            'time/steps_per_s': count / seconds,
-            'time/images_per_s': count * self._batch_size / seconds,
-            'time/data_wait_share': self._waited / seconds,
-        }
-
-    def _elapsed(self) -> float:
-        return max(self._now() - (self._start or 0.0) - self._idle, 1e-9)
-
-    def line(self, step: int, means: Mapping[str, float]) -> str:
-        """One line for a person. The first call only starts the clock: it holds the compilation."""
+    def add(self, step: int, metrics: dict[str, jax.Array]) -> bool:
+        """Take a finished step's metrics; true where a line was due, and written."""
+        self._pending.append(metrics)
+        if len(self._pending) > 2:
+            # The host runs two steps ahead at most, else waiting for data could not be told.
+            jax.block_until_ready(self._pending[-3])
+        if step % self._every and step != self._last:
+            return False
+        means = mean_metrics(jax.device_get(self._pending))
+        self._pending = []
+        rates = self._rates(step)
+        self._writer.scalars(step, means | {f'time/{name}': x for name, x in rates.items()})
         losses = '  '.join(f'{k} {v:.4g}' for k, v in means.items() if k.startswith('loss/'))
         head = f'{self._stage} step {step}/{self._last}'
+        logging.info('%s  %s%s', head, self._speed(step, rates), losses)
         if self._start is None:
-            self._start, self._start_step = self._now() - 1e-9, step
-            self._waited = self._idle = 0.0
-            return f'{head}  (compiled)  {losses}'
-        rates = self.rates(step)
-        left = (self._last - step) / rates['time/steps_per_s']
+            self._start = time.perf_counter(), step
+            self._spent = dict.fromkeys(self._spent, 0.0)
+        return True
+
+    def _rates(self, step: int) -> dict[str, float]:
+        if self._start is None:
+            return {}
+        begin, first = self._start
+        seconds = time.perf_counter() - begin - self._spent['paused']
+        return {
+            'steps_per_s': (step - first) / seconds,
+            'images_per_s': (step - first) * self._batch_size / seconds,
+            'data_wait_share': self._spent['waiting'] / seconds,
+        }
+
+    def _speed(self, step: int, rates: Mapping[str, float]) -> str:
+        if not rates:
+            return '(compiled)  '
+        minutes, seconds = divmod(round((self._last - step) / rates['steps_per_s']), 60)
         return (
-            f'{head}  {rates["time/steps_per_s"]:.2f} step/s  '
-            f'{rates["time/images_per_s"]:.0f} image/s  ETA {left // 60:.0f}m{left % 60:02.0f}s  '
-            f'data wait {rates["time/data_wait_share"]:.1%}  {losses}'
+            f'{rates["steps_per_s"]:.2f} step/s  {rates["images_per_s"]:.0f} image/s  '
+            f'ETA {minutes}m{seconds:02d}s  data wait {rates["data_wait_share"]:.1%}  '
         )
-
-
-class _Timed:
-    def __init__(self, add: Any):
-        self._add = add
-
-    def __enter__(self) -> None:
-        self._start = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self._add(time.perf_counter() - self._start)
 
 
 class Look:
@@ -274,7 +248,11 @@ class Look:
         drawn = jax.device_get(self._draw(state.nets, self._batch))
         watched = jax.device_get(self._watch(state.nets, self._batch))
         self._writer.picture(step, 'faces', pictures.sheet(drawn, drawn))
-        self._writer.scalars(step, {f'watch/{k}': float(v) for k, v in watched.items()})
+        scalars = {f'watch/{k}': float(v) for k, v in watched.items() if v.ndim == 0}
+        self._writer.scalars(step, scalars)
+        for name, values in watched.items():
+            if values.ndim == 1:
+                self._writer.vector(step, f'watch/{name}', values)
 
 
 def describe_run(config: Any, workdir: Path, mesh: Mesh, num_train: int, num_val: int) -> None:

@@ -52,6 +52,15 @@ class Writer:
                 if value is not None:
                     self._events.add_scalar(name, value, step)
 
+    def vector(self, step: int, name: str, values: np.ndarray) -> None:
+        """A line of metrics.jsonl with the values (D,), and their histogram in TensorBoard."""
+        if not self._active:
+            return
+        rounded = [float(f'{v:.4g}') if math.isfinite(v) else None for v in values]
+        self._lines.write(json.dumps({'step': step, name: rounded}) + '\n')
+        if self._events and np.isfinite(values).all():
+            self._events.add_histogram(name, values, step)
+
     def picture(self, step: int, name: str, image: np.ndarray) -> None:
         """samples/<name>_<step>.png and the same in TensorBoard; image (H,W,3) uint8."""
         if not self._active:

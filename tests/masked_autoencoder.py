@@ -51,7 +51,7 @@ def make(config: Any) -> Method:
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    config = common.make(arg)
+    config = common.make(arg, {}, {})
     config.method = 'tests.masked_autoencoder'
     config.steps = ConfigDict({'train': 6})
     config.nets = ConfigDict({'width': 8})

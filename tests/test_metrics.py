@@ -90,10 +90,10 @@ def test_each_example_is_scored_alone():
     hole = np.stack([square_hole(stop=stop) for stop in (12, 20, 30)])
     for metric in (l1, psnr, ssim):
         alone = [metric(a[i : i + 1], b[i : i + 1])[0] for i in range(3)]
-        np.testing.assert_allclose(metric(a, b), alone, rtol=1e-5)
+        np.testing.assert_allclose(metric(a, b), alone, rtol=3e-5)
     for metric in (l1_hole, psnr_hole, ssim_hole):
         alone = [metric(a[i : i + 1], b[i : i + 1], hole[i : i + 1])[0] for i in range(3)]
-        np.testing.assert_allclose(metric(a, b, hole), alone, rtol=1e-5)
+        np.testing.assert_allclose(metric(a, b, hole), alone, rtol=3e-5)
 
 
 def test_hole_metrics_ignore_what_is_visible():

@@ -28,13 +28,14 @@ ROOT = Path(__file__).parents[1]
 def run_main(*flags: str, wait: bool = True) -> subprocess.Popen:
     """python -m fi_jax.main with flags, on two devices whatever the machine has."""
     env = dict(os.environ, JAX_PLATFORMS='cpu')
-    env.pop('XLA_FLAGS', None)
-    command = [sys.executable, '-m', 'fi_jax.main', '--config.mesh.cpu_devices=2', *flags]
+    # Two real devices, and quick compilation: these runs are a few steps long.
+    env['XLA_FLAGS'] = '--xla_backend_optimization_level=0'
+    command = [sys.executable, '-m', 'fi_jax.main', *flags, '--config.mesh.cpu_devices=2']
     process = subprocess.Popen(
         command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     if wait:
-        process.out, process.err = process.communicate(timeout=300)
+        process.out, process.err = process.communicate(timeout=600)
     return process
 
 
@@ -60,10 +61,11 @@ def test_killed_and_resumed_run_equals_an_unbroken_one(tmp_path):
         '--config.checkpoint.every=10', '--config.pictures_every=100',
     ]  # fmt: skip
     whole, broken = tmp_path / 'whole', tmp_path / 'broken'
-    assert run_main(*flags, f'--workdir={whole}').returncode == 0
+    unbroken = run_main(*flags, f'--workdir={whole}')
+    assert unbroken.returncode == 0, unbroken.err
 
     process = run_main(*flags, f'--workdir={broken}', wait=False)
-    deadline = time.time() + 200
+    deadline = time.time() + 500
     while not (broken / 'checkpoints' / '10').is_dir() and time.time() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)

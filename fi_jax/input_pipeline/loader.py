@@ -48,7 +48,7 @@ class Tolerant:
                     return index, record, decode(record.image, record.name)
                 except BadImage as error:
                     self._note(at, error)
-        raise AssertionError('unreachable: more bad images than allowed')
+        raise BadImage(f'none of {len(self)} images can be decoded; the first: {self.bad[0]}')
 
     def _note(self, index: int, error: BadImage) -> None:
         with self._lock:
@@ -169,21 +169,18 @@ def train_iterator(
     Shuffle, random draws and repeat come before the cut by host, so that the global batches are
     the same for any number of hosts. Raises ValueError where the batch does not divide by it.
     """
-    if config.batch_size % process_count:
-        raise ValueError(
-            f'config.batch_size={config.batch_size} does not divide by {process_count} hosts; '
-            'choose a multiple'
-        )
+    rows = _rows(config.batch_size, 'batch_size', process_count)
     cv2.setNumThreads(0)  # the threads are grain's; cv2's own would take turns with XLA's
     dataset = (
         grain.MapDataset.source(source)
         .seed(config.seed)
         .shuffle()
         .random_map(TrainExample(config))
-        .repeat()[process_index::process_count]
-        .batch(config.batch_size // process_count, drop_remainder=True)
+        .repeat()
+        # Batch, then cut: a host's part is a block of the global batch, as `shard_batch` lays it.
+        .batch(rows, drop_remainder=True)[process_index::process_count]
     )
-    return iter(dataset.to_iter_dataset(_read_options(config, config.batch_size // process_count)))
+    return iter(dataset.to_iter_dataset(_read_options(config)))
 
 
 def eval_batches(
@@ -195,15 +192,24 @@ def eval_batches(
 ) -> Iterator[Example]:
     """This host's share of an evaluation, in order, in equal batches; batch_size is global."""
     cv2.setNumThreads(0)
-    rows = batch_size // process_count
-    dataset = grain.MapDataset.source(examples)[process_index::process_count].batch(rows)
-    iterator = iter(dataset.to_iter_dataset(_read_options(config, rows)))
+    rows = _rows(batch_size, 'eval.batch_size', process_count)
+    dataset = grain.MapDataset.source(examples).batch(rows)[process_index::process_count]
+    iterator = iter(dataset.to_iter_dataset(_read_options(config)))
     try:
         yield from iterator
     finally:
         iterator.close()
 
 
-def _read_options(config: Any, rows: int) -> grain.ReadOptions:
+def _rows(batch_size: int, field: str, process_count: int) -> int:
+    if batch_size % process_count:
+        raise ValueError(
+            f'config.{field}={batch_size} does not divide by {process_count} hosts; '
+            'choose a multiple'
+        )
+    return batch_size // process_count
+
+
+def _read_options(config: Any) -> grain.ReadOptions:
     threads = config.data.num_threads
     return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, 4))

@@ -41,8 +41,8 @@ class Method:
 
     inputs(batch) gives each net's example arguments, for initialisation. sample(nets, batch,
     noise) with noise (B, noise_dim) gives {'image': (B,H,W,3) in [-1,1]} and any of landmark_map,
-    face_mask, face_part. watch(nets, batch, key) gives scalars that say whether z is used. They
-    and the losses see prepared batches (`fi_jax.features.prepare`).
+    face_mask, face_part. watch(nets, batch, key) gives scalars and vectors that say whether z is
+    used. They and the losses see prepared batches (`fi_jax.features.prepare`).
     """
 
     nets: Mapping[str, Any]
@@ -61,12 +61,15 @@ def make_method(config: Any) -> Method:
     """
     path = config.method if '.' in config.method else f'fi_jax.methods.{config.method}'
     try:
-        module = importlib.import_module(path)
-        return module.make(config)
+        module: Any = importlib.import_module(path)
     except ModuleNotFoundError as error:
-        if error.name not in (path, path.rpartition('.')[0]):
+        if not f'{path}.'.startswith(f'{error.name}.'):
             raise
+        module = None
+    make = getattr(module, 'make', None)
+    if make is None:
         raise ValueError(
-            f'config.method={config.method!r}: no module {path}; give the name of a file in '
-            'fi_jax/methods/ or a dotted path to a module with make(config)'
-        ) from error
+            f'config.method={config.method!r}: {path} is no module with make(config); give the '
+            'name of a file in fi_jax/methods/ or a dotted path'
+        )
+    return make(config)

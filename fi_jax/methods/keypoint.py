@@ -1,8 +1,8 @@
 """The keypoint-guided system: Extractor, Face Embedding Network, Face Generator, two critics.
 
 Path R (reconstruct) draws z from the Extractor's view of the whole face, path S (sample) from the
-prior. Stage 1 plays path R alone; stage 2 plays both in each step, with the critics. Path S has
-no pixel loss inside the hole: there the critics lead, and the latent L1 keeps z readable.
+prior. Stage 1 plays path R alone; stage 2 plays both in each step, with the critics. On path S
+the critics lead inside the hole, and the latent L1 keeps z readable.
 """
 
 from __future__ import annotations
@@ -61,6 +61,16 @@ def split_paths(tree: Any) -> tuple[Any, Any]:
     """The inverse of `two_paths`, for each array of a tree."""
     pairs = jax.tree.map(lambda x: x.reshape(-1, 2, *x.shape[1:]), tree)
     return jax.tree.map(lambda x: x[:, 0], pairs), jax.tree.map(lambda x: x[:, 1], pairs)
+
+
+def twins(tree: Any) -> Any:
+    """Every other example twice, as neighbours: two completions of one input can be compared."""
+
+    def double(x: jax.Array) -> jax.Array:
+        even = x.reshape(-1, 2, *x.shape[1:])[:, :1]
+        return jnp.broadcast_to(even, (len(even), 2, *x.shape[1:])).reshape(x.shape)
+
+    return jax.tree.map(double, tree)
 
 
 def prefix(head: str, terms: Terms) -> Terms:
@@ -182,20 +192,22 @@ class Keypoint:
         return posterior, self.complete(nets, batch['masked'], batch['hole'], z, noise_v)
 
     def path_s(self, nets: Nets, batch: Batch, key: jax.Array) -> Path:
-        """z from the prior."""
+        """z from the prior; batch as the losses see it, of twins."""
         unit, noise_v = self.noise(key, len(batch['hole']))
         z = unit * self.style_scale(batch['hole'])
         return self.complete(nets, batch['masked'], batch['hole'], z, noise_v)
 
     def both_paths(self, nets: Nets, batch: Batch, key: jax.Array) -> tuple[Posterior, Path, Path]:
-        """Paths R and S as one batch of twice the size."""
+        """Path R on the batch and path S on its twins, as one batch of twice the size."""
         key_r, key_s = jax.random.split(key)
         posterior = Posterior(*nets['extractor'](self.real_features(batch)))
         unit_r, noise_r = self.noise(key_r, len(batch['hole']))
         unit_s, noise_s = self.noise(key_s, len(batch['hole']))
-        z_s = unit_s * self.style_scale(batch['hole'])
+        inputs_r = {name: batch[name] for name in ('masked', 'hole')}
+        inputs_s = twins(inputs_r)
+        z_s = unit_s * self.style_scale(inputs_s['hole'])
         z = two_paths(reparameterise(*posterior, unit_r), z_s)
-        masked, hole = (two_paths(batch[name], batch[name]) for name in ('masked', 'hole'))
+        masked, hole = (two_paths(inputs_r[name], inputs_s[name]) for name in ('masked', 'hole'))
         drawn = self.complete(nets, masked, hole, z, two_paths(noise_r, noise_s))
         return posterior, *split_paths(drawn)
 
@@ -233,9 +245,13 @@ class Keypoint:
     def latent_terms(self, nets: Nets, s: Path, batch: Batch) -> Terms:
         """L1 from the z that was drawn to what the Extractor reads off the fake, own and another's.
 
-        The Extractor itself is frozen: else the two could agree on an invisible code.
+        The Extractor itself is frozen, else the two could agree on an invisible code; so are the
+        decoded maps (unless config.latent_through is 'all'), where one was seen to be hidden.
         """
-        view = self.fake_features(composite(s.image, batch), s.embedding)
+        e = s.embedding
+        if self.config.latent_through == 'image':
+            e = jax.tree.map(jax.lax.stop_gradient, e)
+        view = self.fake_features(composite(s.image, batch), e)
         mean, _ = nets['extractor'].frozen(view)
         # Pixels outside the hole carry no z: a small hole cannot be asked for all of it.
         weight = jnp.minimum(1.0, batch['hole'].mean(axis=(1, 2, 3)) / 0.25)
@@ -252,39 +268,48 @@ class Keypoint:
         kind = GAN_KINDS[self.config.gan]
         return {f'adv_{n[2:]}': losses.adversarial_loss(kind, fake[n]).mean() for n in CRITICS}
 
-    def diversity_term(self, s: Path, other: Path, hole: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """A floor under the distance of two completions of one input, per unit of z; MSGAN's
-        idea (Mao et al., 2019) with a hinge. Also the distance itself, to be watched."""
-        moved = jnp.abs(s.image - jax.lax.stop_gradient(other.image))
-        distance = losses.masked_mean(moved, hole)
-        gap = jnp.abs(s.z - jax.lax.stop_gradient(other.z)).mean(-1)
-        short = jax.nn.relu(self.config.loss.diversity_floor - distance / (gap + 1e-6))
-        return (short * (hole.sum(axis=(1, 2, 3)) > 0)).mean(), distance.mean()
+    def diversity_terms(self, s: Path, hole: jax.Array) -> Terms:
+        """How far the twins' completions fall short of a floor, and how far apart they are.
 
-    def sample_terms(
-        self, nets: Nets, s: Path, batch: Batch, other: Path | None
-    ) -> tuple[jax.Array, Terms]:
-        """Path S: visible pixels and maps, the critics, the latent L1, the floor of diversity."""
+        The floor is of the distance inside the hole per unit of z: the idea of MSGAN (Mao et al.,
+        2019), as a hinge, so that nothing pushes on twins which differ enough.
+        """
+        (image_a, image_b), (z_a, z_b) = split_paths(s.image), split_paths(s.z)
+        hole, _ = split_paths(hole)
+        distance = losses.masked_mean(jnp.abs(image_a - image_b), hole)
+        per_z = distance / (jnp.abs(z_a - z_b).mean(-1) + 1e-6)
+        short = jax.nn.relu(self.config.loss.diversity_floor - per_z)
+        open_ = hole.sum(axis=(1, 2, 3)) > 0
+        return {'diversity': (short * open_).mean(), 'pair_distance': distance.mean()}
+
+    def sample_terms(self, nets: Nets, s: Path, batch: Batch) -> tuple[jax.Array, Terms]:
+        """Path S: visible pixels and maps, the critics, the latent L1, the floor of diversity.
+
+        The anchor charges the hole only beyond a zone around the truth, wide enough for another
+        face to fit in: it stops the blow-ups of young critics and leaves z its freedom.
+        """
         visible = 1 - batch['hole']
         error = jnp.abs(s.image - batch['image'])
-        terms = {'l1_visible': losses.masked_mean(error, visible).mean()}
+        far = jax.nn.relu(error - self.config.loss.anchor_zone)
+        terms = {
+            'l1_visible': losses.masked_mean(error, visible).mean(),
+            'anchor': losses.masked_mean(far, batch['hole']).mean(),
+        }
         terms |= map_terms(s.embedding, batch, visible)
         terms |= self.adversarial_terms(nets, s.image, batch)
-        latent = self.latent_terms(nets, s, batch)
-        total = self.weighted(terms) + self.config.loss.latent * latent['latent']
-        if other is not None:
-            short, terms['pair_distance'] = self.diversity_term(s, other, batch['hole'])
-            total += self.config.loss.diversity * short
-        return total, terms | latent
+        watched = self.latent_terms(nets, s, batch) | self.diversity_terms(s, batch['hole'])
+        terms |= {name: watched.pop(name) for name in ('latent', 'diversity')}
+        return self.weighted(terms), terms | watched
 
     def critic_terms(self, nets: Nets, fake: jax.Array, batch: Batch) -> tuple[jax.Array, Terms]:
-        """Both critics on real images against composites; the composites get no gradient."""
+        """Both critics on real images against path S's composites, which get no gradient."""
         kind, stats = GAN_KINDS[self.config.gan], {}
         if self.config.gan == 'hinge_sn':
             stats = {'update_stats': True}
-        fake = jax.lax.stop_gradient(composite(fake, batch))
+        fake_hole = twins(batch['hole'])
+        fake = jax.lax.stop_gradient(features.composite(fake, twins(batch['image']), fake_hole))
         on_real = scores(nets, batch['image'], batch['hole'], frozen=False, **stats)
-        on_fake = scores(nets, fake, batch['hole'], frozen=False)
+        on_fake = scores(nets, fake, fake_hole, frozen=False)
         terms = {n: losses.critic_loss(kind, on_real[n], on_fake[n]).mean() for n in CRITICS}
         margins = {f'{n}_margin': (on_real[n] - on_fake[n]).mean() for n in CRITICS}
         return jnp.asarray(sum(terms.values())), terms | margins
@@ -301,12 +326,12 @@ class Keypoint:
             total, terms = self.reconstruct_terms(posterior, r, batch, ramp)
             return total, prefix('r', terms), r
         if paths == 's':
-            s = self.path_s(nets, batch, key)
-            total, terms = self.sample_terms(nets, s, batch, None)
+            s = self.path_s(nets, twins(batch), key)
+            total, terms = self.sample_terms(nets, s, twins(batch))
             return total, prefix('s', terms), s
         posterior, r, s = self.both_paths(nets, batch, key)
         total_r, terms_r = self.reconstruct_terms(posterior, r, batch, ramp)
-        total_s, terms_s = self.sample_terms(nets, s, batch, r)
+        total_s, terms_s = self.sample_terms(nets, s, twins(batch))
         return total_r + total_s, prefix('r', terms_r) | prefix('s', terms_s), s
 
     def phase_generative(
@@ -330,7 +355,8 @@ class Keypoint:
     ) -> tuple[jax.Array, Terms]:
         """The critics alone, with WGAN's penalty between real and fake."""
         key_s, key_mix = jax.random.split(key)
-        fake = composite(self.path_s(nets, batch, key_s).image, batch)
+        pairs = twins(batch)
+        fake = composite(self.path_s(nets, pairs, key_s).image, pairs)
         total, terms = self.critic_terms(nets, fake, batch)
         if self.config.gan == 'wgan_gp':
             mix = jax.random.uniform(key_mix, (len(fake),))
@@ -416,6 +442,7 @@ class Keypoint:
         correlation = (a * b).sum(0) / (jnp.sqrt((a**2).sum(0) * (b**2).sum(0)) + 1e-6)
         return {
             'kl_z': kl.sum(),
+            'kl_z_per_dimension': kl,
             'kl_z_active': (kl > 0.02).sum().astype(jnp.float32),
             'pair_distance_hole': jnp.stack(pairs).mean(),
             'v_share_of_z': v.var(0).mean() / (v.var((0, 1)).mean() + 1e-9),
@@ -455,11 +482,14 @@ def make(config: Any) -> Method:
         ('gan', config.gan, tuple(GAN_KINDS)),
         ('schedule', config.schedule, ('joint', 'sequential')),
         ('extractor_input', config.extractor_input, ('full', 'features')),
+        ('latent_through', config.latent_through, ('image', 'all')),
         ('nets.hvae', config.nets.hvae, ('dual', 'chain')),
         ('nets.z_inject', config.nets.z_inject, ('film', 'concat')),
     ):
         if value not in known:
             raise ValueError(f'config.{name}={value!r}: choose one of {list(known)}')
+    if config.batch_size % 2:
+        raise ValueError(f'config.batch_size={config.batch_size}: path S draws twins; choose even')
     system = Keypoint(config)
     return Method(
         nets=system.nets(),

@@ -1,0 +1,495 @@
+"""The compiled step: who moves, what is skipped, devices, averages; samples that can be redrawn."""
+
+import itertools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fi_jax import features, rng, sharding, steps
+from fi_jax.input_pipeline.loader import EvalExamples, eval_batches
+from fi_jax.input_pipeline.procedural import ProceduralFaces
+from fi_jax.methods import Method, Phase, make_method
+from fi_jax.methods.keypoint import CRITICS, GENERATIVE
+from fi_jax.optim import ema_decay, make_optimizers
+from fi_jax.state import bind, example_batch, init_state
+
+BATCH = 8
+ADVERSARIAL = {'d_global': 's/adv_global', 'd_local': 's/adv_local'}
+
+
+class Trained:
+    """A stage of a config, compiled once: its fresh state (on the host) and its step on a mesh."""
+
+    def __init__(self, config, stage, devices=None, state=None):
+        config.batch_size = BATCH
+        self.config, self.stage = config, stage
+        self.method = make_method(config)
+        self.optimizers = make_optimizers(config, self.method.nets)
+        self.mesh = sharding.make_mesh() if devices is None else mesh_of(devices)
+        self.replicated = sharding.replicated(self.mesh)
+        if state is None:
+            state = jax.jit(
+                lambda: init_state(self.method, self.optimizers, config.res, config.seed),
+                out_shardings=self.replicated,
+            )()
+            self.on_init = state
+        self.fresh = on_host(state)
+        self.step = jax.jit(
+            steps.make_train_step(self.method, stage, self.optimizers, config),
+            donate_argnums=0,
+            out_shardings=self.replicated,
+        )
+
+    def on_devices(self, state):
+        # A copy, for the step destroys what it is given.
+        return jax.device_put(jax.tree.map(np.array, state), self.replicated)
+
+    def run(self, state, batch):
+        """One step from a state of the host: (state, metrics), on the host."""
+        return on_host(self.step(self.on_devices(state), sharding.shard_batch(batch, self.mesh)))
+
+
+def on_host(tree):
+    """Copies: on a CPU, device_get gives views of buffers that the next step may overwrite."""
+    return jax.tree.map(np.array, tree)
+
+
+def mesh_of(devices):
+    axis = (jax.sharding.AxisType.Auto,)
+    return jax.make_mesh((len(devices),), ('data',), axis_types=axis, devices=devices)
+
+
+def distance(a, b):
+    """Largest difference of two trees of the same structure."""
+    gaps = jax.tree.map(lambda x, y: np.abs(np.asarray(x) - np.asarray(y)).max(initial=0), a, b)
+    return max(jax.tree.leaves(gaps), default=0.0)
+
+
+def parameters(state):
+    return {name: net.params for name, net in state.nets.items()}
+
+
+@pytest.fixture(scope='module')
+def batch(tiny_config):
+    config = tiny_config('stage2')
+    examples = EvalExamples(ProceduralFaces(BATCH, config.res), config, 'mixture', 0, BATCH)
+    return dict(next(iter(eval_batches(examples, config, BATCH))))
+
+
+@pytest.fixture(scope='module')
+def stage2(tiny_config):
+    config = tiny_config('stage2')
+    config.r1_every = 2
+    return Trained(config, 'stage2')
+
+
+@pytest.fixture(scope='module')
+def stage1(tiny_config, stage2):
+    # The nets of both stages are the same, and so is their fresh state.
+    return Trained(tiny_config('stage1'), 'stage1', state=stage2.fresh)
+
+
+@pytest.fixture(scope='module')
+def history(stage2, batch):
+    """Three steps of stage 2 in one go: [(state, metrics)], the fresh state first."""
+    out = [(stage2.fresh, {})]
+    state = stage2.on_devices(stage2.fresh)
+    for _ in range(3):
+        state, metrics = stage2.step(state, sharding.shard_batch(batch, stage2.mesh))
+        out.append(on_host((state, metrics)))
+    return out
+
+
+# ------------------------------------------------------------------------------ keys
+
+
+def test_keys_are_told_apart_by_seed_name_and_step():
+    keys = [
+        jax.random.key_data(rng.key(seed, name, step))
+        for seed in (0, 1)
+        for name in ('train/a', 'train/b')
+        for step in (0, 1)
+    ]
+    assert len({tuple(np.asarray(key)) for key in keys}) == 8
+    again = jax.jit(lambda step: rng.key(0, 'train/a', step))(jnp.int32(1))
+    np.testing.assert_array_equal(jax.random.key_data(again), keys[1])
+
+
+def test_sample_keys_depend_on_seed_image_and_sample_alone():
+    def data(seed, index, sample):
+        return np.asarray(jax.random.key_data(rng.sample_keys(seed, jnp.array(index), sample)))
+
+    np.testing.assert_array_equal(data(0, [5, 9], 3)[1], data(0, [9], 3)[0])
+    for other in (data(1, [9], 3), data(0, [8], 3), data(0, [9], 4)):
+        assert np.any(other != data(0, [9], 3))
+    assert np.any(data(0, [3], 5) != data(0, [5], 3))
+
+
+# ------------------------------------------------------------------------------ state
+
+
+def test_no_two_leaves_of_the_state_share_a_buffer(stage2):
+    """A donated state that holds one buffer twice ends the process with a segmentation fault."""
+    pointers = [
+        (shard.device, shard.data.unsafe_buffer_pointer())
+        for leaf in jax.tree.leaves(stage2.on_init)
+        for shard in leaf.addressable_shards
+    ]
+    assert len(pointers) == len(set(pointers))
+
+
+def test_a_fresh_state_begins_at_zero_with_its_averages_at_the_parameters(stage2):
+    state = stage2.fresh
+    assert (state.step, state.skips) == (0, 0)
+    assert set(state.nets) == {*GENERATIVE, *CRITICS}
+    for name, net in state.nets.items():
+        if name in GENERATIVE:
+            assert distance(net.ema, net.params) == 0
+        else:
+            assert net.ema == {}
+
+
+# ------------------------------------------------------------------------------ steps
+
+
+def test_stage1_moves_the_generative_nets_and_its_numbers_are_finite(stage1, batch):
+    before = stage1.fresh
+    after, metrics = stage1.run(before, batch)
+    assert set(metrics) == {
+        *(f'r/{name}' for name in ('l1_hole', 'l1_visible', 'part', 'mask', 'landmark')),
+        *('r/kl_z', 'r/kl_v', 'r/kl_z_active'),
+        *(f'grad_norm/reconstruct/{name}' for name in GENERATIVE),
+        *('loss/reconstruct', 'skipped/reconstruct'),
+    }
+    assert all(np.isfinite(value) and np.shape(value) == () for value in metrics.values())
+    assert after.step == 1
+    for name in GENERATIVE:
+        assert distance(after.nets[name].params, before.nets[name].params) > 1e-5
+    for name in CRITICS:
+        assert distance(after.nets[name], before.nets[name]) == 0
+
+
+def test_stage2_moves_all_nets_and_its_numbers_are_finite(history, stage2):
+    (before, _), (after, metrics) = history[0], history[1]
+    critics = {f'critic/{name}{tail}' for name in CRITICS for tail in ('', '_margin')}
+    assert critics <= set(metrics)
+    assert {'s/latent', 's/latent_shuffled', 's/pair_distance', 's/l1_visible'} <= set(metrics)
+    assert {'r/l1_hole', 'loss/all', 'loss/r1', 'skipped/all', 'skipped/r1'} <= set(metrics)
+    assert {f'grad_norm/all/{name}' for name in (*GENERATIVE, *CRITICS)} <= set(metrics)
+    assert {f'grad_norm/r1/{name}' for name in CRITICS} <= set(metrics)
+    assert all(np.isfinite(value) and np.shape(value) == () for value in metrics.values())
+    for name in stage2.method.nets:
+        assert distance(after.nets[name].params, before.nets[name].params) > 1e-5
+
+
+def test_three_steps_compile_once(history, stage2):
+    assert [state.step for state, _ in history] == [0, 1, 2, 3]
+    assert stage2.step._cache_size() == 1
+
+
+def test_r1_plays_at_its_interval_and_logs_nan_elsewhere(history):
+    for (_, metrics), plays in zip(history[1:], (True, False, True), strict=True):
+        assert np.isfinite(metrics['loss/r1']) == plays
+        assert all(np.isfinite(metrics[f'r1/{name}']) == plays for name in CRITICS)
+        assert all(np.isfinite(metrics[f'grad_norm/r1/{name}']) == plays for name in CRITICS)
+        assert metrics['skipped/r1'] == 0
+        assert metrics['skipped/all'] == 0
+    names = [set(metrics) for _, metrics in history[1:]]
+    assert names[0] == names[1] == names[2]
+
+
+def test_averages_follow_the_parameters(history, stage2):
+    for (before, _), (after, _) in itertools.pairwise(history):
+        decay = float(ema_decay(before.step, BATCH, stage2.config.optim.ema_halflife_images))
+        for name in GENERATIVE:
+            expected = jax.tree.map(
+                lambda new, old, decay=decay: (1 - decay) * new + decay * old,
+                after.nets[name].params,
+                before.nets[name].ema,
+            )
+            assert distance(after.nets[name].ema, expected) < 1e-6
+            assert distance(after.nets[name].ema, after.nets[name].params) > 0
+        for name in CRITICS:
+            assert after.nets[name].ema == {}
+
+
+def test_a_step_is_a_function_of_state_and_batch(history, stage2, batch):
+    state, metrics = stage2.run(history[1][0], batch)
+    assert distance(state, history[2][0]) == 0
+    assert metrics['loss/all'] == history[2][1]['loss/all']
+
+
+def test_one_device_and_eight_compute_the_same_step(tiny_config, stage2, batch, history):
+    assert stage2.mesh.size == 8
+    config = tiny_config('stage2')
+    config.r1_every = 2
+    alone = Trained(config, 'stage2', jax.devices()[:1], stage2.fresh)
+    # The second step of both: Adam's first is the sign of the gradient, whatever its size.
+    after, metrics = alone.run(history[1][0], batch)
+    expected, numbers = history[2]
+    assert float(metrics['loss/all']) == pytest.approx(float(numbers['loss/all']), abs=1e-5)
+    for name in metrics:
+        np.testing.assert_allclose(metrics[name], numbers[name], rtol=1e-3, atol=1e-5, err_msg=name)
+    assert config.optim.b1 == 0  # so that Adam's first moment is the gradient
+    gradients, others = (
+        {n: x.opt_state[1][0].mu for n, x in s.nets.items()} for s in (after, expected)
+    )
+    assert distance(gradients, others) < 1e-6
+    # A bias that a normalisation takes out again has a gradient of rounding errors, which Adam
+    # makes as large as any: such parameters are left out, and they are few.
+    alive = jax.tree.map(lambda g: np.abs(g) > 1e-8, others)
+    assert np.mean(np.concatenate([np.ravel(x) for x in jax.tree.leaves(alive)])) > 0.99
+    moved = jax.tree.map(
+        lambda a, b, on: (a - b) * on, parameters(after), parameters(expected), alive
+    )
+    assert max(np.abs(x).max() for x in jax.tree.leaves(moved)) < 1e-5
+
+
+def test_a_batch_that_does_not_divide_by_the_devices_is_refused(stage2, batch):
+    six = {name: value[:6] for name, value in batch.items()}
+    with pytest.raises(ValueError, match=r'config\.batch_size=6 does not divide by the 8 devices'):
+        sharding.shard_batch(six, stage2.mesh)
+
+
+# ------------------------------------------------------------------------------ faults
+
+
+def test_a_step_that_is_not_finite_moves_nothing_and_is_counted(history, stage2, batch):
+    bad = batch | {'has_landmarks': np.full_like(batch['has_landmarks'], np.nan)}
+    before = history[1][0]  # on the next step R1 is idle, which does not see landmarks
+    after, metrics = stage2.run(before, bad)
+    assert metrics['skipped/all'] == 1
+    assert not np.isfinite(metrics['loss/all'])
+    assert (after.step, after.skips) == (before.step + 1, 1)
+    for name, net in after.nets.items():
+        assert distance(net.params, before.nets[name].params) == 0
+        assert distance(net.opt_state, before.nets[name].opt_state) == 0
+        assert distance(net.stats, before.nets[name].stats) == 0
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after))
+    # Another bad step counts on, a good one starts the count anew.
+    twice, _ = stage2.run(stage2.run(after, bad)[0], bad)
+    assert twice.skips == 3
+    good, metrics = stage2.run(twice, batch)
+    assert good.skips == 0
+    assert metrics['skipped/all'] == 0
+    assert distance(parameters(good), parameters(twice)) > 1e-5
+
+
+class Scale(nn.Module):
+    """One parameter."""
+
+    @nn.compact
+    def __call__(self, x):
+        return x * self.param('scale', nn.initializers.ones, ())
+
+
+def toss(key):
+    return jax.random.uniform(key) < 0.5
+
+
+def test_every_repeat_of_a_phase_that_is_not_finite_is_counted(tiny_config):
+    """A phase played four times on a batch, whose loss is NaN wherever its key tosses heads."""
+    config = tiny_config('stage1')
+    config.steps = {'only': 100}
+
+    def loss(nets, batch, key, step):
+        return nets['scale'](jnp.ones(())) * jnp.where(toss(key), jnp.nan, 1.0), {}
+
+    method = Method(
+        nets={'scale': Scale()},
+        inputs=lambda batch: {'scale': (jnp.ones(()),)},
+        stages={'only': (Phase('game', ('scale',), loss, repeats=4),)},
+        noise_dim=1,
+        sample=lambda nets, batch, noise: {},
+        watch=lambda nets, batch, key: {},
+        ema=(),
+    )
+    optimizers = make_optimizers(config, method.nets)
+    state = init_state(method, optimizers, config.res, config.seed)
+    step = jax.jit(steps.make_train_step(method, 'only', optimizers, config))
+    expected, skips, seen = 0, 0, set()
+    for number in range(12):
+        keys = [rng.key(config.seed, f'train/only/game/{r}', number) for r in range(4)]
+        heads = [bool(toss(key)) for key in keys]
+        state, metrics = step(state, example_batch(config.res))
+        expected += 4 - sum(heads)
+        assert state.nets['scale'].opt_state[1][0].count == expected
+        skips = skips + 1 if any(heads) else 0
+        assert state.skips == skips, heads
+        assert (metrics['skipped/game'] > 0) == any(heads)
+        seen.add((any(heads), heads[-1]))
+    assert (True, False) in seen  # a fault that a later repeat could hide
+
+
+def test_faces_without_landmarks_teach_no_maps(stage1, batch):
+    unknown = np.arange(BATCH) % 2 == 1
+    few = batch | {'has_landmarks': np.where(unknown, 0, 1).astype(np.float32)}
+    junk = few | {
+        name: np.where(unknown[:, None, None, None], 1 - batch[name], batch[name])
+        for name in ('landmark_map', 'face_mask')
+    }
+    (_, a), (_, b) = (stage1.run(stage1.fresh, x) for x in (few, junk))
+    for name in ('r/part', 'r/mask', 'r/landmark'):
+        assert a[name] > 0
+        assert float(a[name]) == pytest.approx(float(b[name]), rel=1e-6)
+    assert a['r/kl_z'] != b['r/kl_z']  # the Extractor did see them
+    _, none = stage1.run(stage1.fresh, batch | {'has_landmarks': np.zeros(BATCH, np.float32)})
+    assert none['r/part'] == none['r/mask'] == none['r/landmark'] == 0
+    assert np.isfinite(none['loss/reconstruct'])
+
+
+# ------------------------------------------------------------------------------ who learns
+
+
+@pytest.fixture(scope='module')
+def gradients(tiny_config, stage2, batch):
+    """term -> net -> norm of the term's gradient, in a stage 2 whose path R weighs nothing."""
+    config = tiny_config('stage2')
+    for name in ('l1_hole', 'l1_visible', 'part', 'mask', 'landmark', 'kl_z', 'kl_v'):
+        config.loss[name] = 0.0
+    config.loss.diversity_floor = 100.0  # so that it pulls
+    method = make_method(config)
+    phase = method.stages['stage2'][0]
+    names = ['loss', 's/latent', *ADVERSARIAL.values(), *(f'critic/{name}' for name in CRITICS)]
+
+    def terms(params, prepared):
+        nets = bind(method, stage2.fresh.nets, params)
+        loss, logs = phase.loss(nets, prepared, rng.key(0, 'test'), jnp.int32(0))
+        return jnp.stack([({'loss': loss} | logs)[name] for name in names])
+
+    prepared = features.prepare(batch)
+    jacobian = jax.jit(jax.jacrev(terms))(parameters(stage2.fresh), prepared)
+    norms = jax.tree.map(lambda j: (np.asarray(j).reshape(len(names), -1) ** 2).sum(1), jacobian)
+    by_net = {net: np.sqrt(sum(jax.tree.leaves(tree))) for net, tree in norms.items()}
+    return {name: {net: by_net[net][i] for net in by_net} for i, name in enumerate(names)}
+
+
+def learners(norms):
+    return {net for net, norm in norms.items() if norm > 0}
+
+
+def test_path_s_gives_the_extractor_no_gradient(gradients):
+    assert learners(gradients['s/latent']) == {'embedding', 'generator'}
+    # All that path S and the critics ask for, weighted: latent, adversarial, diversity.
+    assert learners(gradients['loss']) == {'embedding', 'generator', *CRITICS}
+
+
+@pytest.mark.parametrize('critic', CRITICS)
+def test_generators_and_critics_learn_from_their_own_losses_alone(gradients, critic):
+    assert learners(gradients[ADVERSARIAL[critic]]) == {'embedding', 'generator'}
+    assert learners(gradients[f'critic/{critic}']) == {critic}
+
+
+# ------------------------------------------------------------------------------ samples
+
+
+@pytest.fixture(scope='module')
+def draw(stage2, history):
+    """draw(batch, num_samples, zero) from the weights after three steps, on one device."""
+    nets = history[3][0].nets
+    jitted = jax.jit(
+        lambda nets, batch, n, zero: steps.draw_samples(
+            stage2.method, nets, features.prepare(batch), 0, n, zero
+        ),
+        static_argnums=(2, 3),
+    )
+    return lambda batch, n=3, zero=False: jax.device_get(jitted(nets, batch, n, zero))
+
+
+def rows(batch, *indices):
+    return {name: value[list(indices)] for name, value in batch.items()}
+
+
+@pytest.fixture(scope='module')
+def drawn(draw, batch):
+    return draw(batch)
+
+
+def test_samples_have_their_shapes_and_ranges(drawn):
+    assert drawn['image'].shape == drawn['face_part'].shape == (BATCH, 3, 32, 32, 3)
+    assert drawn['landmark_map'].shape == drawn['face_mask'].shape == (BATCH, 3, 32, 32, 1)
+    assert drawn['composite'].dtype == np.uint8
+    assert np.abs(drawn['image']).max() <= 1
+    assert drawn['landmark_map'].min() >= 0
+    assert drawn['face_mask'].max() <= 1
+
+
+def test_samples_keep_the_visible_pixels_bit_exact(drawn, batch):
+    visible = np.broadcast_to(batch['hole'][:, None] == 0, drawn['composite'].shape)
+    image = np.broadcast_to(batch['image'][:, None], drawn['composite'].shape)
+    np.testing.assert_array_equal(drawn['composite'][visible], image[visible])
+    filled = np.asarray(features.to_uint8(drawn['image']))
+    np.testing.assert_array_equal(drawn['composite'][~visible], filled[~visible])
+
+
+def test_a_sample_is_the_same_in_any_company(draw, drawn, batch):
+    """Sample k of image i: alone, in another batch, and among fewer samples."""
+    for other in (draw(rows(batch, 5), 3), draw(rows(batch, 2, 5), 3), draw(rows(batch, 5), 1)):
+        samples = other['image'].shape[1]
+        for name in ('image', 'landmark_map', 'face_mask', 'face_part'):
+            # Not bit-equal: XLA sums products in an order that depends on the batch size.
+            np.testing.assert_allclose(other[name][-1], drawn[name][5, :samples], atol=2e-5)
+        steps_apart = other['composite'][-1].astype(int) - drawn['composite'][5, :samples]
+        assert np.abs(steps_apart).max() <= 1
+        assert np.mean(steps_apart != 0) < 0.002
+
+
+def test_samples_differ_by_sample_and_by_image(drawn, draw, batch):
+    assert distance(drawn['image'][:, 0], drawn['image'][:, 1]) > 1e-4
+    twins = draw(rows(batch, 3, 3) | {'index': np.int32([3, 4])})
+    np.testing.assert_allclose(twins['image'][0], drawn['image'][3], atol=2e-5)
+    assert distance(twins['image'][0], twins['image'][1]) > 1e-4
+
+
+def test_zero_takes_the_noise_away(draw, batch):
+    still = draw(rows(batch, 0, 1), 3, True)
+    assert distance(still['image'][:, 0], still['image'][:, 2]) < 1e-6
+
+
+def test_samples_see_nothing_of_what_the_hole_hides(draw, drawn, batch):
+    """Other pixels in the hole, other landmarks, another face mask: the same completions."""
+    generator = np.random.default_rng(0)
+    noise = generator.integers(0, 256, batch['image'].shape).astype(np.uint8)
+    other = batch | {
+        'image': np.where(batch['hole'] > 0, noise, batch['image']),
+        'landmarks': batch['landmarks'] + 7,
+        'landmark_map': 1 - batch['landmark_map'],
+        'face_mask': 1 - batch['face_mask'],
+        'has_landmarks': 1 - batch['has_landmarks'],
+    }
+    for name, value in draw(other).items():
+        np.testing.assert_array_equal(value, drawn[name], err_msg=name)
+
+
+# ------------------------------------------------------------------------------ other games
+
+
+def check_one_step(config, batch):
+    other = Trained(config, 'stage2')
+    before = other.fresh
+    after, metrics = other.run(before, batch)
+    assert all(np.isfinite(value) for value in metrics.values()), metrics
+    assert after.skips == 0
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after))
+    return before, after, metrics
+
+
+def test_hinge_with_spectral_norm_updates_its_running_estimates(tiny_config, batch):
+    before, after, _ = check_one_step(tiny_config('stage2', 'hinge_sn'), batch)
+    for name in CRITICS:
+        assert distance(after.nets[name].stats, before.nets[name].stats) > 1e-4
+        assert distance(after.nets[name].params, before.nets[name].params) > 1e-5
+
+
+@pytest.mark.slow
+def test_the_seed_preset_plays_its_critics_five_times(tiny_config, batch):
+    config = tiny_config('stage2', preset='seed')
+    assert (config.gan, config.critic_steps) == ('wgan_gp', 5)
+    before, after, metrics = check_one_step(config, batch)
+    assert {f'critic/{name}_penalty' for name in CRITICS} <= set(metrics)
+    moves = {name: net.opt_state[1][0].count for name, net in after.nets.items()}
+    assert moves == dict.fromkeys(GENERATIVE, 1) | dict.fromkeys(CRITICS, 5)
+    assert all(net.ema == {} for net in before.nets.values())

@@ -1,0 +1,168 @@
+"""Walls between the rooms: who imports what, held by reading the imports of every file."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / 'fi_jax'
+FILES = sorted(PACKAGE.rglob('*.py'))
+TREES = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text()) for path in FILES}
+STDLIB = set(sys.stdlib_module_names)
+
+
+def imports(name):
+    """Each module a file imports, dotted, wherever it does so; 'a.b' for `from a import b`."""
+    found = set()
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f'{name}: a relative import'
+            found |= {f'{node.module}.{alias.name}' for alias in node.names}
+    return found
+
+
+def is_in(module, *rooms):
+    return any(module == room or module.startswith(f'{room}.') for room in rooms)
+
+
+def of(*heads):
+    return [name for name in TREES if name.startswith(tuple(f'fi_jax/{head}' for head in heads))]
+
+
+def test_the_walls_see_the_files():
+    assert {'fi_jax/train.py', 'fi_jax/nets/layers.py', 'fi_jax/methods/keypoint.py'} <= set(TREES)
+    assert 'fi_jax.rng' in imports('fi_jax/steps.py')
+    assert 'flax.linen' in imports('fi_jax/nets/layers.py')
+
+
+ALLOWED = {
+    'nets/': ('jax', 'flax', 'numpy', 'fi_jax.nets'),
+    'losses.py': ('jax', 'flax', 'numpy'),
+    'metrics/': ('jax', 'flax', 'numpy', 'fi_jax.metrics'),
+    'landmarks.py': ('numpy', 'cv2'),
+    'rng.py': ('jax',),
+    'features.py': ('jax',),
+}
+ALLOWED_MORE = {'fi_jax/metrics/fills.py': ('cv2',)}
+
+
+@pytest.mark.parametrize('room', ALLOWED)
+def test_the_lower_rooms_import_only_what_they_may(room):
+    assert of(room)
+    for name in of(room):
+        allowed = (*ALLOWED[room], *ALLOWED_MORE.get(name, ()))
+        strangers = {
+            module
+            for module in imports(name)
+            if not is_in(module, *allowed) and module.split('.')[0] not in STDLIB | {'__future__'}
+        }
+        assert not strangers, f'{name} imports {sorted(strangers)}'
+
+
+@pytest.mark.parametrize('name', of('input_pipeline/'))
+def test_the_input_pipeline_touches_no_device(name):
+    found = imports(name)
+    assert not {m for m in found if is_in(m, 'jax', 'jaxlib', 'flax', 'optax')}
+    inside = {m for m in found if is_in(m, 'fi_jax')}
+    assert not {m for m in inside if not is_in(m, 'fi_jax.input_pipeline', 'fi_jax.landmarks')}
+
+
+@pytest.mark.parametrize(
+    ('module', 'home'),
+    [
+        ('orbax', {'fi_jax/checkpoint.py'}),
+        ('absl.flags', {'fi_jax/main.py'}),
+        ('absl.app', {'fi_jax/main.py'}),
+        ('ml_collections.config_flags', {'fi_jax/main.py'}),
+        ('mediapipe', {'fi_jax/input_pipeline/extract_landmarks.py'}),
+        ('configs', set()),
+        ('tests', set()),
+        ('tensorflow', set()),
+        ('tensorboard', set()),
+        ('torch', set()),
+        ('skimage', set()),
+        ('pickle', set()),
+    ],
+)
+def test_each_guest_has_one_home(module, home):
+    users = {name for name in TREES if any(is_in(m, module) for m in imports(name))}
+    assert users <= home
+
+
+def test_tfds_stays_in_the_input_pipeline():
+    users = [n for n in TREES if any(is_in(m, 'tensorflow_datasets') for m in imports(n))]
+    assert users
+    assert set(users) <= set(of('input_pipeline/'))
+
+
+def test_methods_know_no_trainer_and_the_trainer_no_method():
+    upper = ('train', 'evaluate', 'sample', 'main', 'steps', 'checkpoint', 'writers', 'state')
+    for name in of('methods/', 'steps.py', 'state.py', 'optim.py', 'sharding.py'):
+        above = upper[:4] if name in ('fi_jax/steps.py', 'fi_jax/state.py') else upper
+        assert not {m for m in imports(name) if is_in(m, *(f'fi_jax.{u}' for u in above))}, name
+    for name in TREES:
+        if name not in of('methods/'):
+            known = {m for m in imports(name) if is_in(m, 'fi_jax.methods')}
+            assert known <= {
+                'fi_jax.methods.Method',
+                'fi_jax.methods.Phase',
+                'fi_jax.methods.make_method',
+            }
+            assert not {m for m in imports(name) if is_in(m, 'fi_jax.nets')} or name in of('nets/')
+
+
+def test_only_state_and_steps_initialise_and_apply_networks():
+    for name, tree in TREES.items():
+        if name in ('fi_jax/state.py', 'fi_jax/steps.py') or name in of('nets/'):
+            continue
+        modules = {module.rpartition('.')[2] for module in imports(name)}  # streaming.init is fine
+        calls = {
+            ast.unparse(node.func)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr in ('init', 'apply', 'init_with_output')
+            and ast.unparse(node.func.value) not in modules
+        }
+        assert not calls, f'{name}: {sorted(calls)}'
+
+
+def test_no_retired_interface_of_jax():
+    """Removed, in maintenance or deprecated in the versions of constraints.txt."""
+    for name, tree in TREES.items():
+        used = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        retired = {
+            'jax.pmap', 'jax.tree_map', 'jax.device_put_replicated', 'jax.device_put_sharded',
+            'optax.global_norm',
+        }  # fmt: skip
+        assert not used & retired, f'{name}: {sorted(used & retired)}'
+        assert not {m for m in imports(name) if is_in(m, 'jax.experimental.pjit', 'flax.nnx')}, name
+
+
+def test_importing_the_trainer_brings_in_neither_tensorflow_nor_mediapipe():
+    code = (
+        'import sys, fi_jax.train, fi_jax.sample\n'
+        "print([m for m in ('tensorflow', 'mediapipe', 'torch') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == '[]', done.stderr
+
+
+def test_importing_the_input_pipeline_starts_no_device():
+    code = (
+        'from fi_jax.input_pipeline import loader, sources, procedural, holes\n'
+        'import sys\n'
+        "bridge = sys.modules.get('jax._src.xla_bridge')\n"
+        'print(bool(bridge and bridge._backends))'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == 'False', done.stderr
