@@ -17,6 +17,7 @@ SETTINGS = {
     'pictures_every': 400,
     'optim.lr': 5e-4,
     'optim.b1': 0.5,
+    'loss.kl_z': 3e-3,
     'optim.ema_halflife_images': 500.0,
     'eval.limit': 128,
 }

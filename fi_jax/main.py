@@ -14,6 +14,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+FLAGS = flags.FLAGS
 MODES = ('train', 'eval', 'sample')
 CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'A file in configs/, with its arguments after a colon.', lock_config=True
@@ -52,7 +53,7 @@ def main(argv: list[str]) -> None:
         if DEBUG.value:
             raise
         hint = '(--debug shows where)'
-        print(f'error: {error} {hint}', file=sys.stderr)
+        print(f'error: {" ".join(str(error).split())} {hint}', file=sys.stderr)
         sys.exit(3 if isinstance(error, NonFinite) else 1)
 
 
@@ -71,13 +72,30 @@ def log_to(path: Path) -> None:
     logging.get_absl_logger().addHandler(handler)
 
 
+def parse_flags(argv: list[str]) -> list[str]:
+    """Flags as absl reads them; ends with 1 and one line, not a traceback, on a wrong one."""
+    for arg in argv:
+        path = arg.removeprefix('--config=').partition(':')[0]
+        if arg.startswith('--config=') and not Path(path).is_file():
+            print(f'error: --config={path}: no such file; see configs/', file=sys.stderr)
+            sys.exit(1)
+    try:
+        return FLAGS(argv)
+    except (flags.Error, AttributeError, LookupError, TypeError, ValueError) as error:
+        # A config file's own error comes wrapped in its traceback, the message last.
+        text = str(error.args[0] if isinstance(error, KeyError) else error)
+        last = text.strip().splitlines()[-1].removeprefix('ValueError: ')
+        print(f'error: {last} (--helpshort lists the flags)', file=sys.stderr)
+        sys.exit(1)
+
+
 def console() -> None:
     """Entry point."""
     flags.mark_flags_as_required(['config', 'workdir'])
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().addFilter(OwnWords())
     logging.get_absl_handler().setFormatter(std_logging.Formatter('%(asctime)s %(message)s', '%T'))
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)
 
 
 if __name__ == '__main__':

@@ -100,7 +100,7 @@ def test_quickstart_plays_both_stages_and_leaves_a_readable_folder(quick_run):
     assert (workdir / 'config.json').exists() and (workdir / 'versions.json').exists()
     rows = json.loads((workdir / 'eval' / 'test_mixture.json').read_text())['rows']
     assert set(rows) == {'samples', 'z=0', 'mean_face', 'telea', 'navier_stokes', 'truth'}
-    assert rows['truth']['all']['ssim/mean']['mean'] == 1.0
+    assert rows['truth']['all']['ssim/mean']['mean'] == pytest.approx(1.0, abs=1e-6)
     assert rows['samples']['all']['pair_distance_hole']['mean'] > 0
     state = state_of(config, workdir)
     assert state.step == config.steps.stage1 + config.steps.stage2
@@ -182,6 +182,8 @@ def test_a_run_that_diverges_stops_and_keeps_its_last_good_checkpoint(tmp_path):
     [
         (['--config=configs/stage1.py:tinny'], ["'tinny' is unknown", "did you mean 'tiny'"]),
         (['--config=configs/stage1.py:res=100'], ['res=100', '64, 128 or 256']),
+        (['--config=configs/stage1.py:tiny', '--config.los.part=1'], ['Did you mean "loss"']),
+        (['--config=configs/absent.py'], ['configs/absent.py', 'no such file']),
         (
             ['--config=configs/stage1.py:tiny', '--config.data.source=zip',
              '--config.data.path=absent.zip'],

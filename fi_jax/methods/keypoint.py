@@ -438,7 +438,7 @@ class Keypoint:
         mean = jnp.concatenate([nets['extractor'](view)[0] for view in views])
         z = jnp.concatenate([path.z for path in drawn])
         latent, shuffled = (jnp.abs(mean - other).mean() for other in (z, jnp.roll(z, 1, axis=0)))
-        a, b = mean - mean.mean(0), z - z.mean(0)
+        a, b = (x - x.mean(0, keepdims=True) for x in (mean, z))
         correlation = (a * b).sum(0) / (jnp.sqrt((a**2).sum(0) * (b**2).sum(0)) + 1e-6)
         return {
             'kl_z': kl.sum(),
