@@ -1,0 +1,252 @@
+"""Single layers, forward and backward, each in several forms that compute the same function.
+
+    python -m benchmarks.layers --devices 1 --only upsample_conv
+
+Shows what the comments of fi_jax/nets/layers.py claim, on this machine: which way of writing a
+layer XLA's CPU backend runs fast. Shapes are those of the 64 px networks at batch 16, cut by the
+number of devices, since each device runs its own part. The forms of a layer take turns; the first
+is the one in use, and all are checked against it before they are timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import timing
+from fi_jax.nets import layers
+
+Form = Callable[[jax.Array, jax.Array], jax.Array]
+NO_YNN = {'xla_cpu_experimental_ynn_fusion_type': ''}
+
+
+def conv(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: Any = 'SAME') -> jax.Array:
+    """XLA's own convolution, NHWC."""
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), padding, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+    )
+
+
+def upsampled(x: jax.Array) -> jax.Array:
+    """Nearest upsampling by 2, by broadcast and reshape."""
+    b, h, w, c = x.shape
+    x = jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c))
+    return x.reshape(b, 2 * h, 2 * w, c)
+
+
+def resized(x: jax.Array) -> jax.Array:
+    """Nearest upsampling by 2, by jax.image."""
+    b, h, w, c = x.shape
+    return jax.image.resize(x, (b, 2 * h, 2 * w, c), 'nearest')
+
+
+def phases_as_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """layers.upsample_conv with its 2x2 windows as a convolution instead of a product."""
+    b, h, w, _ = x.shape
+    o = kernel.shape[-1]
+    taps = jnp.asarray(layers._PHASE_TAPS, kernel.dtype)
+    phases = jnp.einsum('aik,bjl,klco->ijcabo', taps, taps, kernel)
+    y = conv(x, phases.reshape(2, 2, -1, 4 * o), padding=((1, 1), (1, 1)))
+    y = y.reshape(b, h + 1, w + 1, 2, 2, o)
+    rows = [jnp.stack([y[:, a : a + h, c : c + w, a, c] for c in (0, 1)], axis=3) for a in (0, 1)]
+    return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, o)
+
+
+def columns(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+    """A 'SAME' convolution as one product over columns."""
+    k, h, w = kernel.shape[0], x.shape[1], x.shape[2]
+    before = (k - stride) // 2
+    pad = (before, k - stride - before)
+    x = jnp.pad(x, ((0, 0), pad, pad, (0, 0)))
+    cut = [x[:, i : i + h : stride, j : j + w : stride] for i in range(k) for j in range(k)]
+    return jnp.concatenate(cut, axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
+
+
+def folded(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """A stride-2 convolution as one of stride 1, on 2x2 cells folded into the channels."""
+    k, (b, h, w, c) = kernel.shape[0], x.shape
+    before = (k - 2) // 2
+    taps = -(-(before % 2 + k) // 2)  # cells under the kernel, once it is padded to whole cells
+    left = before % 2
+    kernel = jnp.pad(
+        kernel, ((left, 2 * taps - k - left), (left, 2 * taps - k - left), *[(0, 0)] * 2)
+    )
+    kernel = kernel.reshape(taps, 2, taps, 2, c, -1).transpose(0, 2, 1, 3, 4, 5)
+    x = x.reshape(b, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 2, 4, 5)
+    start = (before + left) // 2
+    pad = (start, taps - 1 - start)
+    return conv(
+        x.reshape(b, h // 2, w // 2, 4 * c), kernel.reshape(taps, taps, 4 * c, -1), 1, (pad, pad)
+    )
+
+
+def down(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """layers.DownConv."""
+    module = layers.DownConv(kernel.shape[-1], kernel.shape[0])
+    params = {'kernel': kernel, 'bias': jnp.zeros(kernel.shape[-1])}
+    return jnp.asarray(module.apply({'params': params}, x))
+
+
+def norm_by_sums(x: jax.Array) -> jax.Array:
+    """Group normalisation from sums and sums of squares of each channel."""
+    b, h, w, c = x.shape
+    sums = jnp.stack([x.sum((1, 2)), (x * x).sum((1, 2))])
+    mean, square = sums.reshape(2, b, 8, c // 8).sum(-1) / (h * w * c / 8)
+    scale = jax.lax.rsqrt(square - mean**2 + 1e-6)
+    mean, scale = (jnp.repeat(v, c // 8, axis=1)[:, None, None, :] for v in (mean, scale))
+    return (x - mean) * scale
+
+
+def norm_two_pass(x: jax.Array) -> jax.Array:
+    """Group normalisation with the mean taken off before squaring."""
+    groups = x.reshape(*x.shape[:3], 8, -1)
+    mean = groups.mean((1, 2, 4), keepdims=True)
+    centred = groups - mean
+    scale = jax.lax.rsqrt((centred**2).mean((1, 2, 4), keepdims=True) + 1e-6)
+    return (centred * scale).reshape(x.shape)
+
+
+class GroupNorm(nn.Module):
+    """layers.group_norm, which has to stand in a module."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return layers.group_norm(x, jnp.float32)
+
+
+def without_kernel(norm: Callable[[jax.Array], Any]) -> Form:
+    """A form that uses one number of the kernel: normalisations have none."""
+    return lambda x, kernel: norm(x) * kernel[0, 0, 0, 0]
+
+
+UPS: dict[str, Form] = {
+    'layers.upsample_conv': layers.upsample_conv,
+    'its windows as a convolution': phases_as_conv,
+    'broadcast + convolution': lambda x, kernel: conv(upsampled(x), kernel),
+    'image.resize + convolution': lambda x, kernel: conv(resized(x), kernel),
+}
+DOWNS: dict[str, Form] = {
+    'layers.DownConv': down,
+    'lax convolution': lambda x, kernel: conv(x, kernel, 2),
+    'product over columns': lambda x, kernel: columns(x, kernel, 2),
+    'folded to stride 1': folded,
+}
+SAMES: dict[str, Form] = {
+    'lax convolution': conv,
+    'product over columns': columns,
+}
+NORMS: dict[str, Form] = {
+    'layers.group_norm': without_kernel(lambda x: GroupNorm().apply({}, x)),
+    'from sums': without_kernel(norm_by_sums),
+    'two passes': without_kernel(norm_two_pass),
+}
+
+# layer -> its forms and cases (side of x, channels in, kernel size, channels out).
+CASES: dict[str, tuple[Mapping[str, Form], tuple[tuple[int, int, int, int], ...]]] = {
+    'upsample_conv': (UPS, ((8, 64, 3, 64), (16, 64, 3, 32), (32, 32, 3, 3), (32, 32, 3, 16))),
+    'DownConv': (
+        DOWNS,
+        (
+            (64, 8, 5, 32),
+            (32, 32, 5, 64),
+            (16, 64, 5, 128),
+            (8, 128, 5, 128),
+            (64, 4, 4, 16),
+            (32, 16, 4, 32),
+            (16, 32, 4, 64),
+            (8, 64, 4, 128),
+        ),
+    ),
+    'Conv': (SAMES, ((64, 20, 3, 16), (64, 16, 3, 3), (32, 64, 3, 32), (8, 128, 3, 128))),
+    'group_norm': (NORMS, ((64, 16, 1, 1), (32, 32, 1, 1), (16, 64, 1, 1))),
+}
+
+
+def agree(forms: Mapping[str, Form], x: jax.Array, kernel: jax.Array) -> None:
+    """Raise AssertionError where a form computes another function than the first."""
+    outputs = {name: np.asarray(form(x, kernel)) for name, form in forms.items()}
+    first = next(iter(outputs.values()))
+    for name, y in outputs.items():
+        error = np.abs(y - first).max() / np.abs(first).max()
+        assert error < 1e-5, f'{name}: differs by {error:.1e}'
+
+
+def compiled(form: Form, backward: bool, options: Any) -> Callable[[jax.Array, jax.Array], Any]:
+    """The form alone, or with its gradient by both arguments."""
+
+    def loss(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return (form(x, kernel) ** 2).sum()
+
+    return jax.jit(jax.grad(loss, (0, 1)) if backward else form, compiler_options=options)
+
+
+def time_case(
+    forms: Mapping[str, Form], case: tuple[int, int, int, int], rows: int, args: Any
+) -> list[tuple[str, ...]]:
+    """Rows of the table for one layer and one shape."""
+    side, channels, size, features = case
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(rows, side, side, channels)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(size, size, channels, features)), jnp.float32)
+    agree(forms, x, kernel)
+    options = NO_YNN if args.no_ynn else None
+    seconds = {}
+    for backward in (False, True):
+        runs = {}
+        for name, form in forms.items():
+            run = compiled(form, backward, options)
+            jax.block_until_ready(run(x, kernel))
+            call = lambda run=run: jax.block_until_ready(run(x, kernel))  # noqa: E731
+            runs[name] = timing.stopwatch(call, args.repeats)
+        seconds[backward] = timing.interleave(runs, args.rounds)
+    first = next(iter(forms))
+    base = np.median(seconds[True][first])
+    return [
+        (
+            name,
+            f'{np.median(seconds[False][name]) * 1e3:.2f}',
+            f'{min(seconds[True][name]) * 1e3:.2f}',
+            f'{np.median(seconds[True][name]) * 1e3:.2f}',
+            f'{np.median(seconds[True][name]) / base:.2f}',
+        )
+        for name in forms
+    ]
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add('--only', choices=tuple(CASES), nargs='+', default=tuple(CASES), help='these layers alone')
+    add('--batch', type=int, default=16, help='images on all devices (default %(default)s)')
+    add('--devices', type=int, default=timing.cores(), metavar='N',
+        help='time one device of N, with its share of the batch (default: one a core)')  # fmt: skip
+    add('--no-ynn', action='store_true', help="with xla_cpu_experimental_ynn_fusion_type=''")
+    add('--rounds', type=int, default=7, help='turns of each form (default %(default)s)')
+    add('--repeats', type=int, default=3, help='calls a turn (default %(default)s)')
+    args = parser.parse_args()
+
+    rows = args.batch // args.devices
+    print(timing.hardware('jax', 'jaxlib'))
+    print(f'batch {rows} on a device; ratio: forward and backward, to the form in use\n')
+    for layer in args.only:
+        forms, cases = CASES[layer]
+        for case in cases:
+            side, channels, size, features = case
+            shape = f'{side} px, {channels} channels'
+            if layer != 'group_norm':
+                shape += f' -> {features}, {size}x{size}'
+            head = (f'{layer}: {shape}', 'forward', 'f+b min', 'f+b median', 'ratio')
+            print(timing.table(head, time_case(forms, case, rows, args)), end='\n\n', flush=True)
+
+
+if __name__ == '__main__':
+    main()

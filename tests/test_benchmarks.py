@@ -1,0 +1,118 @@
+"""The benchmarks: parity of the PyTorch version with the real step, and the counting and timing."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks import data_pipeline, first_step, layers, timing
+from benchmarks.step_vs_torch import count_flops, in_process, make_batch, make_config, parity
+from configs import common, stage1, stage2
+
+HAS_TORCH = importlib.util.find_spec('torch') is not None
+
+
+# In a process of its own: PyTorch's import warns, and the step wants two devices.
+@pytest.mark.skipif(not HAS_TORCH, reason='PyTorch is not installed (pip install .[bench])')
+@pytest.mark.parametrize(('stage', 'subpixel'), [('stage1', True), ('stage2', False)])
+def test_torch_computes_the_same_step(
+    stage: str, subpixel: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv('XLA_FLAGS')  # the tests' eight devices
+    config = make_config(stage, 64, batch_size=4, tiny=True)
+    config.compile_cache = ''
+    errors = in_process(parity, config, stage, make_batch(config), subpixel)
+    nets = {'stage1': 3, 'stage2': 5}[stage]
+    assert sum(name.startswith('gradient/') for name in errors) == nets
+    assert sum(name.startswith('loss/') for name in errors) == {'stage1': 1, 'stage2': 2}[stage]
+    assert {name: error for name, error in errors.items() if not error < 1e-4} == {}
+
+
+def conv_loss(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return (layers.conv(x, kernel, 2) ** 2).sum()
+
+
+def test_flops_of_a_convolution_and_of_its_gradients() -> None:
+    x, kernel = jnp.ones((2, 8, 8, 3)), jnp.ones((4, 4, 3, 5))
+    once = 2 * (2 * 4 * 4 * 5) * (4 * 4 * 3)
+    assert count_flops(jax.make_jaxpr(conv_loss)(x, kernel).jaxpr, max) == once
+    both = jax.make_jaxpr(jax.grad(conv_loss, (0, 1)))(x, kernel).jaxpr
+    assert count_flops(both, max) == 3 * once
+
+
+def test_flops_look_into_jit_and_choose_the_branch() -> None:
+    product = jax.jit(jnp.matmul)
+
+    def lazily(play: jax.Array, x: jax.Array) -> jax.Array:
+        return jax.lax.cond(play, lambda: product(x, x), lambda: x)
+
+    jaxpr = jax.make_jaxpr(lazily)(jnp.array(True), jnp.ones((4, 4))).jaxpr
+    assert (count_flops(jaxpr, min), count_flops(jaxpr, max)) == (0, 2 * 4**3)
+
+
+@pytest.mark.parametrize(
+    ('layer', 'case'),
+    [
+        ('upsample_conv', (4, 3, 3, 2)),
+        ('DownConv', (16, 3, 5, 2)),
+        ('DownConv', (16, 3, 4, 2)),
+        ('DownConv', (8, 3, 5, 2)),
+        ('Conv', (8, 3, 3, 2)),
+        ('group_norm', (8, 16, 1, 1)),
+    ],
+)
+def test_forms_of_a_layer_are_one_function(layer: str, case: tuple[int, int, int, int]) -> None:
+    side, channels, size, features = case
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(2, side, side, channels)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(size, size, channels, features)), jnp.float32)
+    forms, _ = layers.CASES[layer]
+    layers.agree(forms, x, kernel)
+    wrong = {**forms, 'wrong': lambda x, kernel: 1.01 * next(iter(forms.values()))(x, kernel)}
+    with pytest.raises(AssertionError, match='wrong: differs'):
+        layers.agree(wrong, x, kernel)
+
+
+def test_contestants_take_turns_back_and_forth() -> None:
+    seen: list[str] = []
+
+    def run(name: str, seconds: float) -> float:
+        seen.append(name)
+        return seconds
+
+    taken = timing.interleave({'a': lambda: run('a', 0.1), 'b': lambda: run('b', 0.3)}, 3)
+    assert seen == ['a', 'b', 'b', 'a', 'a', 'b']
+    assert taken == {'a': [0.1] * 3, 'b': [0.3] * 3}
+
+
+def test_ratios_are_of_the_medians() -> None:
+    text = timing.compare('ms', {'a': [1.0, 2.0, 9.0], 'b': [1.0, 1.0, 1.0]}, 'a')
+    rows = [line.split() for line in text.splitlines()[2:]]
+    assert rows == [['a', '1000.00', '2000.00', '1.00'], ['b', '1000.00', '1000.00', '0.50']]
+
+
+def test_parts_of_the_pipeline_are_all_timed() -> None:
+    config = stage1.get_config('tiny')
+    source = data_pipeline.make_source(config.data, 'train')
+    took = data_pipeline.parts(source, config, 4)
+    assert tuple(took) == data_pipeline.PARTS
+    assert min(took.values()) > 0
+    assert all(file[:2] == b'\xff\xd8' for file in data_pipeline.jpegs(source, 2))
+
+
+@pytest.mark.parametrize('stage', ['stage1', 'stage2'])
+def test_first_step_sets_fields_that_exist(stage: str) -> None:
+    arguments = first_step.command(stage, 'tiny', 'runs/x', 'cache')
+    fields = common.flat({'stage1': stage1, 'stage2': stage2}[stage].get_config('tiny'))
+    named = [a.removeprefix('--config.').partition('=')[0] for a in arguments if '--config.' in a]
+    assert named and set(named) <= set(fields)
+
+
+def test_first_step_tells_why_a_run_ended() -> None:
+    arguments = [first_step.sys.executable, '-c', 'import sys; sys.exit("out of luck")']
+    with pytest.raises(RuntimeError, match='before its first step:\nout of luck'):
+        first_step.until_first_step(arguments)
