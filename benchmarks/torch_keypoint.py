@@ -597,6 +597,8 @@ class TorchKeypoint:
 
     def _latent_terms(self, path: Path, b: Batch) -> Terms:
         e = path.embedding
+        if self._config.latent_through == 'image':
+            e = Embedding(*(x.detach() for x in e))
         fake = stack(
             composite(path.image, b), e.landmark_logits.sigmoid(), e.mask_logits.sigmoid(), e.part
         )

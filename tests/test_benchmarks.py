@@ -12,6 +12,7 @@ import pytest
 from benchmarks import data_pipeline, first_step, layers, timing
 from benchmarks.step_vs_torch import count_flops, in_process, make_batch, make_config, parity
 from configs import common, stage1, stage2
+from tests.conftest import CACHE
 
 HAS_TORCH = importlib.util.find_spec('torch') is not None
 
@@ -22,9 +23,10 @@ HAS_TORCH = importlib.util.find_spec('torch') is not None
 def test_torch_computes_the_same_step(
     stage: str, subpixel: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv('XLA_FLAGS')  # the tests' eight devices
+    # One device a core, as in training, in place of the tests' eight.
+    monkeypatch.setenv('XLA_FLAGS', '--xla_backend_optimization_level=0')
     config = make_config(stage, 64, batch_size=4, tiny=True)
-    config.compile_cache = ''
+    config.compile_cache = CACHE
     errors = in_process(parity, config, stage, make_batch(config), subpixel)
     nets = {'stage1': 3, 'stage2': 5}[stage]
     assert sum(name.startswith('gradient/') for name in errors) == nets
