@@ -173,7 +173,7 @@ def base(res: int, tiny: bool) -> ConfigDict:
             ),
         )
     )
-    c.mesh = ConfigDict(dict(cpu_devices=0))  # 0: one for each core
+    c.mesh = ConfigDict(dict(cpu_devices=0))  # 0: one for two cores
     c.log_every = 50
     c.pictures_every = 500
     c.num_pictures = 8
