@@ -10,11 +10,11 @@ from ml_collections import ConfigDict
 from configs import common
 
 SETTINGS = {
-    'steps.stage1': 600,
-    'steps.stage2': 200,
+    'steps.stage1': 500,
+    'steps.stage2': 150,
     'data.length': 6_000,
-    'checkpoint.every': 400,
-    'pictures_every': 400,
+    'checkpoint.every': 250,
+    'pictures_every': 250,
     'optim.lr': 5e-4,
     'optim.b1': 0.5,
     'loss.kl_z': 3e-3,
