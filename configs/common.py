@@ -14,6 +14,8 @@ from ml_collections import ConfigDict
 # Widths of each network by image side. facts: one entry an octave, from half the side down to 8.
 SIZES: dict[int, dict[str, Any]] = {
     32: dict(
+        z_dim=16,
+        prior=(8, 16),
         extractor=(16, 32),
         embedding=(16, 32),
         decoder=(32,),
@@ -25,6 +27,8 @@ SIZES: dict[int, dict[str, Any]] = {
         d_local=(16, 32),
     ),
     64: dict(
+        z_dim=16,
+        prior=(16, 32, 64, 128),
         extractor=(32, 64, 128, 128),
         embedding=(16, 32, 64, 128),
         decoder=(64, 32),
@@ -36,6 +40,8 @@ SIZES: dict[int, dict[str, Any]] = {
         d_local=(32, 64, 128),
     ),
     128: dict(
+        z_dim=128,
+        prior=(32, 64, 128, 256),
         extractor=(64, 128, 256, 256),
         embedding=(32, 64, 128, 256, 256),
         decoder=(256, 128, 64),
@@ -47,6 +53,8 @@ SIZES: dict[int, dict[str, Any]] = {
         d_local=(64, 128, 256, 512),
     ),
     256: dict(
+        z_dim=128,
+        prior=(32, 64, 128, 256, 256),
         extractor=(64, 128, 256, 256, 256),
         embedding=(32, 64, 128, 256, 256, 256),
         decoder=(256, 128, 64, 32),
@@ -64,6 +72,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     'seed': {
         'gan': 'wgan_gp',
         'critic_steps': 5,
+        'prior': 'normal',
         'nets.z_dim': 512,
         'loss.latent': 1.0,
         'loss.part': 1.0,
@@ -103,10 +112,13 @@ def base(res: int, tiny: bool) -> ConfigDict:
     c.r1_every = 16
     c.extractor_input = 'full'  # 'features': the three maps without the image
     c.latent_through = 'image'  # 'all': the latent L1 moves the decoded maps as well
-    c.prior_sigma_by_hole = False
+    # Of z: 'visible', read off the visible pixels; 'normal', N(0,I); 'sigma_by_hole'.
+    c.prior = 'visible'
+    c.guide_dropout = 0.5  # share of training examples that are not told their landmarks
+    # Who leads a completion: 'fen', the embedding network alone; 'given', the data's landmarks.
+    c.landmark_source = 'fen'
 
     c.nets = ConfigDict(SIZES[32 if tiny else res])
-    c.nets.z_dim = 16 if tiny else 128
     c.nets.hvae = 'dual'  # 'chain': V_f depends on V_l
     c.nets.z_inject = 'film'  # 'concat'
     c.nets.batch_spread = False  # minibatch standard deviation in the critics

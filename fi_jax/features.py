@@ -51,6 +51,15 @@ def stack(
     return jnp.concatenate([image, 2 * landmark_map - 1, 2 * face_mask - 1, face_part], axis=-1)
 
 
+def guide(landmark_map: jax.Array, given: jax.Array) -> jax.Array:
+    """The points that lead a completion: their map and a flag, both 0 where given (B,) is 0.
+
+    landmark_map (B,H,W,1) in {0,1} -> (B,H,W,2).
+    """
+    both = jnp.concatenate([landmark_map, jnp.ones_like(landmark_map)], axis=-1)
+    return both * given[:, None, None, None]
+
+
 def hole_centre(hole: jax.Array) -> jax.Array:
     """Centroid (y, x) of each hole in pixels, the frame's centre where there is none; (B,2)."""
     _, h, w, _ = hole.shape

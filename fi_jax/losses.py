@@ -19,13 +19,19 @@ def image_mean(error: jax.Array) -> jax.Array:
     return error.mean(axis=(1, 2, 3))
 
 
-def kl_normal(mean: jax.Array, logvar: jax.Array, sigma: jax.Array | float = 1.0) -> jax.Array:
-    """KL(N(mean, exp(logvar)) || N(0, sigma^2)) of each dimension, in nats; (B,D).
+def kl_gaussian(
+    mean: jax.Array,
+    logvar: jax.Array,
+    prior_mean: jax.Array | float = 0.0,
+    prior_logvar: jax.Array | float = 0.0,
+) -> jax.Array:
+    """KL(N(mean, exp(logvar)) || N(prior_mean, exp(prior_logvar))) by dimension, in nats; (B,D).
 
-    sigma is a number or (B,1). (Kingma & Welling, 2014, appendix B, with a scaled prior.)
+    (Kingma & Welling, 2014, appendix B, with a prior that need not be the standard one.)
     """
-    var = jnp.square(jnp.asarray(sigma, mean.dtype))
-    return 0.5 * ((jnp.exp(logvar) + mean**2) / var - 1.0 - logvar + jnp.log(var))
+    distance = (mean - prior_mean) ** 2 * jnp.exp(-prior_logvar)
+    shape = logvar - prior_logvar
+    return 0.5 * (jnp.exp(shape) - 1.0 - shape + distance)
 
 
 def free_bits(kl: jax.Array, floor: float) -> jax.Array:

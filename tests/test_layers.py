@@ -10,7 +10,7 @@ from fi_jax.nets import critic, layers
 from fi_jax.nets.critic import Critic
 from fi_jax.nets.embedding import FaceEmbedding
 from fi_jax.nets.extractor import Extractor
-from fi_jax.nets.generator import FaceGenerator, visible_share
+from fi_jax.nets.generator import FaceGenerator, shrink, visible_share
 
 NHWC = ('NHWC', 'HWIO', 'NHWC')
 RES, Z, V = 16, 6, 4  # of the small networks below
@@ -225,12 +225,13 @@ def test_output_shapes(res, dtype):
     mean, logvar = shapes(Extractor(size['extractor'], z, dtype), (2, res, res, 8))
     assert mean.shape == logvar.shape == (2, z)
     embedding = FaceEmbedding(size['embedding'], size['decoder'], v, dtype=dtype)
-    e = shapes(embedding, image, hole, (2, z), (2, 2 * v))
+    guide = (2, res, res, 2)
+    e = shapes(embedding, image, hole, guide, (2, z), (2, 2 * v))
     assert e.v_emb.shape == (2, 2 * v)
     assert {x.shape for x in (e.l_mean, e.l_logvar, e.f_mean, e.f_logvar)} == {(2, v)}
     assert (e.landmark_logits.shape, e.mask_logits.shape, e.part.shape) == (hole, hole, image)
     generator = FaceGenerator(size['generator'], size['dilations'], size['full_width'], dtype=dtype)
-    completed = shapes(generator, image, hole, (2, 2 * v), (2, z))
+    completed = shapes(generator, image, hole, guide, (2, 2 * v), (2, z))
     assert completed.shape == image
     assert shapes(Critic(size['d_global'], dtype=dtype), image).shape == rows
     scores = shapes(Critic(size['d_local'], dtype=dtype), (2, res // 2, res // 2, 4))
@@ -247,6 +248,7 @@ def embed_inputs(rows=2):
     return (
         normal(0, rows, RES, RES, 3),
         square_hole(rows, RES, 4, 12),
+        jnp.zeros((rows, RES, RES, 2)),
         normal(1, rows, Z),
         normal(2, rows, 2 * V),
     )
@@ -258,9 +260,9 @@ def embedding_net(**kwargs):
 
 @pytest.mark.parametrize(('hvae', 'depends'), [('dual', False), ('chain', True)])
 def test_v_f_depends_on_v_l_only_in_a_chain(hvae, depends):
-    module, (masked, hole, z, noise) = embedding_net(hvae=hvae), embed_inputs()
-    params = fill(module, masked, hole, z, noise)
-    embed = jax.jit(lambda noise: module.apply({'params': params}, masked, hole, z, noise))
+    module, (*view, z, noise) = embedding_net(hvae=hvae), embed_inputs()
+    params = fill(module, *view, z, noise)
+    embed = jax.jit(lambda noise: module.apply({'params': params}, *view, z, noise))
     a = embed(noise)
     # The first half of the noise is V_l's: another draw of V_l, all else equal.
     b = embed(noise.at[:, :V].add(1.0))
@@ -283,9 +285,9 @@ def test_z_inject_changes_the_parameters():
     assert tree_of(embedding_net(z_inject='film'), *embed_inputs()) != tree_of(
         embedding_net(z_inject='concat'), *embed_inputs()
     )
-    masked, hole, z, v_emb = embed_inputs()
+    *view, z, v_emb = embed_inputs()
     trees = [
-        tree_of(FaceGenerator((8, 8), (1,), 8, z_inject=how), masked, hole, v_emb, z)
+        tree_of(FaceGenerator((8, 8), (1,), 8, z_inject=how), *view, v_emb, z)
         for how in ('film', 'concat')
     ]
     assert trees[0] != trees[1]
@@ -293,14 +295,14 @@ def test_z_inject_changes_the_parameters():
 
 @pytest.mark.parametrize('z_inject', ['film', 'concat'])
 def test_z_reaches_the_embedding_and_the_image(z_inject):
-    masked, hole, z, noise = embed_inputs()
+    *view, z, noise = embed_inputs()
     module, generator = embedding_net(z_inject=z_inject), FaceGenerator((8, 8), (1,), 8, z_inject)
-    params = fill(module, masked, hole, z, noise), fill(generator, masked, hole, noise, z)
+    params = fill(module, *view, z, noise), fill(generator, *view, noise, z)
 
     @jax.jit
     def outputs(z):
-        e = module.apply({'params': params[0]}, masked, hole, z, noise)
-        image = generator.apply({'params': params[1]}, masked, hole, noise, z)
+        e = module.apply({'params': params[0]}, *view, z, noise)
+        image = generator.apply({'params': params[1]}, *view, noise, z)
         return {'l_mean': e.l_mean, 'f_mean': e.f_mean, 'image': image}
 
     for name, moved in jax.tree.map(jnp.subtract, outputs(z + 1.0), outputs(z)).items():
@@ -318,18 +320,46 @@ def test_visible_share_of_a_grid():
 
 
 def test_skips_carry_nothing_from_inside_the_hole():
-    masked, _, z, v_emb = embed_inputs(1)
+    masked, _, guide, z, v_emb = embed_inputs(1)
     hole = jnp.zeros((1, RES, RES, 1)).at[:, :, :8].set(1.0)
     generator = FaceGenerator((8, 8), (1,), 8)
-    params = fill(generator, masked, hole, v_emb, z)
+    params = fill(generator, masked, hole, guide, v_emb, z)
     # Cut the two other ways from input to output: the bottleneck and the full-resolution input.
     params['UpConv_0'] = jax.tree.map(jnp.zeros_like, params['UpConv_0'])
     params['Conv_5']['kernel'] = params['Conv_5']['kernel'].at[:, :, 8:].set(0.0)
 
     @jax.jit
     def output(masked):
-        return generator.apply({'params': params}, masked, hole, v_emb, z)
+        return generator.apply({'params': params}, masked, hole, guide, v_emb, z)
 
     # No cell that is visible sees the first four columns, by two convolutions of stride 2 and 1.
     np.testing.assert_array_equal(output(masked), output(masked.at[:, :, :4].add(1.0)))
     assert np.abs(output(masked) - output(masked.at[:, :, 12:].add(1.0))).max() > 1e-4
+
+
+def test_the_guide_reaches_the_embedding_and_the_image_inside_the_hole():
+    masked, _, guide, z, noise = embed_inputs()
+    hole = jnp.ones((2, RES, RES, 1))
+    module, generator = embedding_net(), FaceGenerator((8, 8), (1,), 8)
+    params = (
+        fill(module, masked, hole, guide, z, noise),
+        fill(generator, masked, hole, guide, noise, z),
+    )
+
+    @jax.jit
+    def outputs(guide):
+        e = module.apply({'params': params[0]}, masked, hole, guide, z, noise)
+        image = generator.apply({'params': params[1]}, masked, hole, guide, noise, z)
+        return {'l_mean': e.l_mean, 'f_mean': e.f_mean, 'image': image}
+
+    told = guide.at[:, 5, 9].set(1.0)
+    for name, moved in jax.tree.map(jnp.subtract, outputs(told), outputs(guide)).items():
+        assert np.abs(moved).max() > 1e-3, name
+
+
+def test_a_point_outlives_the_shrinking_of_the_guide():
+    guide = jnp.zeros((1, 8, 8, 2)).at[0, 5, 2, 0].set(1.0)
+    for size, cell in ((8, (5, 2)), (4, (2, 1)), (2, (1, 0))):
+        small = np.asarray(shrink(guide, size))
+        assert small.shape == (1, size, size, 2)
+        assert small[(0, *cell, 0)] == 1 == small.sum()

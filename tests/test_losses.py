@@ -47,26 +47,27 @@ def test_image_mean_keeps_examples_apart():
 # ------------------------------------------------------------------------------ kl
 
 
-@pytest.mark.parametrize('sigma', [1.0, 0.3, 2.0])
-def test_kl_is_the_integral(sigma):
+@pytest.mark.parametrize(('at', 'sigma'), [(0.0, 1.0), (0.0, 0.3), (-0.8, 2.0)])
+def test_kl_is_the_integral(at, sigma):
     mean, logvar = np.array([[0.0, 0.7, -1.5]]), np.array([[0.0, -1.0, 0.8]])
     x = np.linspace(-30, 30, 400_001)[:, None]
 
     def log_density(m, s):
         return -0.5 * ((x - m) / s) ** 2 - np.log(s) - 0.5 * np.log(2 * np.pi)
 
-    log_q, log_p = log_density(mean, np.exp(logvar / 2)), log_density(0.0, sigma)
+    log_q, log_p = log_density(mean, np.exp(logvar / 2)), log_density(at, sigma)
     expected = np.trapezoid(np.exp(log_q) * (log_q - log_p), x, axis=0)
-    ours = losses.kl_normal(jnp.float32(mean), jnp.float32(logvar), sigma)
+    prior = jnp.float32(at), jnp.float32(2 * np.log(sigma))
+    ours = losses.kl_gaussian(jnp.float32(mean), jnp.float32(logvar), *prior)
     np.testing.assert_allclose(ours[0], expected, rtol=1e-4, atol=1e-6)
 
 
-def test_kl_takes_one_sigma_for_each_example_and_is_zero_at_the_prior():
-    sigma = jnp.array([[0.5], [2.0]])
-    logvar = jnp.broadcast_to(2 * jnp.log(sigma), (2, 4))
-    np.testing.assert_allclose(losses.kl_normal(jnp.zeros((2, 4)), logvar, sigma), 0, atol=1e-6)
-    away = losses.kl_normal(jnp.ones((2, 4)), logvar, sigma)
-    np.testing.assert_allclose(away, [[2.0] * 4, [0.125] * 4], rtol=1e-5)
+def test_kl_is_zero_at_the_prior_of_each_example():
+    mean, logvar = jnp.array([[0.5], [-2.0]]), jnp.array([[-1.4], [1.4]])
+    rows = (jnp.broadcast_to(x, (2, 4)) for x in (mean, logvar))
+    np.testing.assert_allclose(losses.kl_gaussian(*rows, mean, logvar), 0, atol=1e-6)
+    away = losses.kl_gaussian(mean + 1.0, logvar, mean, logvar)
+    np.testing.assert_allclose(away, 0.5 * np.exp(-np.asarray(logvar)), rtol=1e-5)
 
 
 def test_free_bits_floors_the_batch_mean_of_each_dimension():

@@ -1,8 +1,9 @@
 """The keypoint-guided system: Extractor, Face Embedding Network, Face Generator, two critics.
 
 Path R (reconstruct) draws z from the Extractor's view of the whole face, path S (sample) from the
-prior. Stage 1 plays path R alone; stage 2 plays both in each step, with the critics. On path S
-the critics lead inside the hole, and the latent L1 keeps z readable.
+prior: random vectors, moved and scaled to what the visible pixels allow. Stage 1 plays path R
+alone; stage 2 plays both in each step, with the critics. On path S the critics lead inside the
+hole, and the latent L1 keeps z readable.
 """
 
 from __future__ import annotations
@@ -23,16 +24,16 @@ from fi_jax.nets.extractor import Extractor
 from fi_jax.nets.generator import FaceGenerator
 from fi_jax.nets.layers import reparameterise
 
-GENERATIVE = ('extractor', 'embedding', 'generator')
 CRITICS = ('d_global', 'd_local')
+SEEN = ('masked', 'hole', 'guide')
 GAN_KINDS = {'ns_r1': 'ns', 'wgan_gp': 'wgan', 'hinge_sn': 'hinge'}
 WATCH_SAMPLES = 4
 
 Terms = dict[str, jax.Array]
 
 
-class Posterior(NamedTuple):
-    """The Extractor's Gaussian over z; (B,z_dim) each."""
+class Style(NamedTuple):
+    """A Gaussian over z; (B,z_dim) each."""
 
     mean: jax.Array
     logvar: jax.Array
@@ -118,14 +119,14 @@ class Keypoint:
     # ------------------------------------------------------------------------------ networks
 
     def nets(self) -> dict[str, Any]:
-        """The five networks."""
+        """The five networks of the source, and the prior's."""
         config, n = self.config, self.config.nets
         dtype = jnp.dtype(config.dtype)
 
         def critic(widths: Any) -> Critic:
             return Critic(tuple(widths), config.gan == 'hinge_sn', n.batch_spread, dtype)
 
-        return {
+        nets = {
             'extractor': Extractor(tuple(n.extractor), n.z_dim, dtype),
             'embedding': FaceEmbedding(
                 tuple(n.embedding), tuple(n.decoder), n.v_dim, n.hvae, n.z_inject, dtype
@@ -136,18 +137,24 @@ class Keypoint:
             'd_global': critic(n.d_global),
             'd_local': critic(n.d_local),
         }
+        if self.config.prior == 'visible':
+            nets['prior'] = Extractor(tuple(n.prior), n.z_dim, dtype)
+        return nets
 
     def inputs(self, batch: Batch) -> dict[str, tuple[jax.Array, ...]]:
         """Example arguments of each network."""
         image, hole, n = batch['image'], batch['hole'], self.config.nets
         z, v = jnp.zeros((len(image), n.z_dim)), jnp.zeros((len(image), 2 * n.v_dim))
-        return {
+        guide = self.guide(batch)
+        examples = {
             'extractor': (self.real_features(batch),),
-            'embedding': (image, hole, z, v),
-            'generator': (image, hole, v, z),
+            'prior': (jnp.concatenate([image, hole, guide], axis=-1),),
+            'embedding': (image, hole, guide, z, v),
+            'generator': (image, hole, guide, v, z),
             'd_global': (image,),
             'd_local': (local_view(image, hole),),
         }
+        return {name: examples[name] for name in self.nets()}
 
     def real_features(self, batch: Batch) -> jax.Array:
         """The Extractor's view of the truth."""
@@ -164,9 +171,19 @@ class Keypoint:
 
     # --------------------------------------------------------------------------------- draws
 
-    def style_scale(self, hole: jax.Array) -> jax.Array | float:
-        """Deviation of the prior of z."""
-        return sigma_of_hole(hole) if self.config.prior_sigma_by_hole else 1.0
+    def prior(self, nets: Nets, view: Batch) -> Style:
+        """The Gaussian that path S draws z from; view: the batch's masked, hole and guide.
+
+        'visible' reads it off the visible pixels (as PICNet does: Zheng et al., 2019), for a z
+        that knows nothing of them contradicts the skin and the light around the hole; 'normal' is
+        N(0,I), the literal reading; 'sigma_by_hole' shrinks that with the hole.
+        """
+        if self.config.prior == 'visible':
+            return Style(*nets['prior'](jnp.concatenate([view[n] for n in SEEN], axis=-1)))
+        zeros = jnp.zeros((len(view['hole']), self.config.nets.z_dim))
+        if self.config.prior == 'normal':
+            return Style(zeros, zeros)
+        return Style(zeros, zeros + 2 * jnp.log(sigma_of_hole(view['hole'])))
 
     def noise(self, key: jax.Array, rows: int) -> tuple[jax.Array, jax.Array]:
         """Standard normal noise for z and for the two embeddings."""
@@ -177,38 +194,55 @@ class Keypoint:
             jax.random.normal(key_v, (rows, 2 * n.v_dim)),
         )
 
-    def complete(
-        self, nets: Nets, masked: jax.Array, hole: jax.Array, z: jax.Array, noise_v: jax.Array
-    ) -> Path:
-        """Embedding, then generator."""
-        embedding = nets['embedding'](masked, hole, z, noise_v)
-        return Path(z, embedding, nets['generator'](masked, hole, embedding.v_emb, z))
+    def guide(self, batch: Batch, key: jax.Array | None = None) -> jax.Array:
+        """The landmarks a completion is told, (B,H,W,2): none under landmark_source 'fen'.
 
-    def path_r(self, nets: Nets, batch: Batch, key: jax.Array) -> tuple[Posterior, Path]:
+        With a key, for training: those of the truth, left out at random, so that the networks
+        work with and without them.
+        """
+        given = batch['has_landmarks']
+        if key is not None:
+            keep = 1.0 - self.config.guide_dropout
+            given *= jax.random.bernoulli(key, keep, given.shape)
+        elif self.config.landmark_source == 'fen':
+            given = jnp.zeros_like(given)
+        return features.guide(batch['landmark_map'], given)
+
+    def complete(self, nets: Nets, view: Batch, z: jax.Array, noise_v: jax.Array) -> Path:
+        """Embedding, then generator; view: the batch's masked, hole and guide."""
+        seen = tuple(view[name] for name in SEEN)
+        embedding = nets['embedding'](*seen, z, noise_v)
+        return Path(z, embedding, nets['generator'](*seen, embedding.v_emb, z))
+
+    def path_r(self, nets: Nets, batch: Batch, key: jax.Array) -> tuple[Style, Path]:
         """z from the Extractor's posterior."""
-        posterior = Posterior(*nets['extractor'](self.real_features(batch)))
+        posterior = Style(*nets['extractor'](self.real_features(batch)))
         unit, noise_v = self.noise(key, len(batch['hole']))
         z = reparameterise(*posterior, unit)
-        return posterior, self.complete(nets, batch['masked'], batch['hole'], z, noise_v)
+        return posterior, self.complete(nets, batch, z, noise_v)
 
     def path_s(self, nets: Nets, batch: Batch, key: jax.Array) -> Path:
-        """z from the prior; batch as the losses see it, of twins."""
+        """z from the prior, which learns on path R alone; batch of twins."""
         unit, noise_v = self.noise(key, len(batch['hole']))
-        z = unit * self.style_scale(batch['hole'])
-        return self.complete(nets, batch['masked'], batch['hole'], z, noise_v)
+        prior = jax.lax.stop_gradient(self.prior(nets, batch))
+        z = reparameterise(prior.mean, prior.logvar, unit)
+        return self.complete(nets, batch, z, noise_v)
 
-    def both_paths(self, nets: Nets, batch: Batch, key: jax.Array) -> tuple[Posterior, Path, Path]:
+    def both_paths(
+        self, nets: Nets, batch: Batch, prior: Style, key: jax.Array
+    ) -> tuple[Style, Path, Path]:
         """Path R on the batch and path S on its twins, as one batch of twice the size."""
         key_r, key_s = jax.random.split(key)
-        posterior = Posterior(*nets['extractor'](self.real_features(batch)))
+        posterior = Style(*nets['extractor'](self.real_features(batch)))
         unit_r, noise_r = self.noise(key_r, len(batch['hole']))
         unit_s, noise_s = self.noise(key_s, len(batch['hole']))
-        inputs_r = {name: batch[name] for name in ('masked', 'hole')}
-        inputs_s = twins(inputs_r)
-        z_s = unit_s * self.style_scale(inputs_s['hole'])
+        view_r = {name: batch[name] for name in SEEN}
+        view_s = twins(view_r)
+        prior_s = jax.lax.stop_gradient(twins(prior))
+        z_s = reparameterise(prior_s.mean, prior_s.logvar, unit_s)
         z = two_paths(reparameterise(*posterior, unit_r), z_s)
-        masked, hole = (two_paths(inputs_r[name], inputs_s[name]) for name in ('masked', 'hole'))
-        drawn = self.complete(nets, masked, hole, z, two_paths(noise_r, noise_s))
+        view = jax.tree.map(two_paths, view_r, view_s)
+        drawn = self.complete(nets, view, z, two_paths(noise_r, noise_s))
         return posterior, *split_paths(drawn)
 
     # -------------------------------------------------------------------------------- losses
@@ -219,7 +253,7 @@ class Keypoint:
         return jnp.asarray(sum(weights[name] * x for name, x in terms.items()))
 
     def reconstruct_terms(
-        self, posterior: Posterior, r: Path, batch: Batch, ramp: jax.Array | float
+        self, posterior: Style, prior: Style, r: Path, batch: Batch, ramp: jax.Array | float
     ) -> tuple[jax.Array, Terms]:
         """Path R: everything against the truth, and both KL terms, scaled by ramp."""
         hole, e, weights = batch['hole'], r.embedding, self.config.loss
@@ -229,9 +263,9 @@ class Keypoint:
             'l1_visible': losses.masked_mean(error, 1 - hole).mean(),
             **map_terms(e, batch, jnp.ones_like(hole)),
         }
-        kl_z = losses.kl_normal(*posterior, self.style_scale(hole))
+        kl_z = losses.kl_gaussian(*posterior, *prior)
         v_mean = jnp.concatenate([e.l_mean, e.f_mean], axis=-1)
-        kl_v = losses.kl_normal(v_mean, jnp.concatenate([e.l_logvar, e.f_logvar], axis=-1))
+        kl_v = losses.kl_gaussian(v_mean, jnp.concatenate([e.l_logvar, e.f_logvar], axis=-1))
         total = self.weighted(terms)
         total += ramp * weights.kl_z * losses.free_bits(kl_z, weights.free_bits)
         total += ramp * weights.kl_v * losses.free_bits(kl_v, weights.free_bits)
@@ -243,7 +277,7 @@ class Keypoint:
         return total, terms
 
     def latent_terms(self, nets: Nets, s: Path, batch: Batch) -> Terms:
-        """L1 from the z that was drawn to what the Extractor reads off the fake, own and another's.
+        """L1 from what the Extractor reads off each fake to its own z, and to its twin's.
 
         The Extractor itself is frozen, else the two could agree on an invisible code; so are the
         decoded maps (unless config.latent_through is 'all'), where one was seen to be hidden.
@@ -260,7 +294,8 @@ class Keypoint:
         def distance(z: jax.Array) -> jax.Array:
             return (jnp.abs(mean - z).mean(-1) * weight).sum() / total
 
-        return {'latent': distance(s.z), 'latent_shuffled': distance(jnp.roll(s.z, 1, axis=0))}
+        z_of_twin = jnp.flip(s.z.reshape(-1, 2, s.z.shape[-1]), axis=1).reshape(s.z.shape)
+        return {'latent': distance(s.z), 'latent_shuffled': distance(z_of_twin)}
 
     def adversarial_terms(self, nets: Nets, image: jax.Array, batch: Batch) -> Terms:
         """What each frozen critic thinks of the composites."""
@@ -320,17 +355,21 @@ class Keypoint:
         self, nets: Nets, batch: Batch, key: jax.Array, step: jax.Array, paths: str, warmup: float
     ) -> tuple[jax.Array, Terms, Path]:
         """The generative loss on paths 'r', 's' or 'rs', its terms, and the last path drawn."""
-        ramp = jnp.clip(step / warmup, 0.0, 1.0) if warmup > 0 else 1.0
+        key, key_guide = jax.random.split(key)
+        batch = {**batch, 'guide': self.guide(batch, key_guide)}
+        ramp = jnp.clip((step + 1) / warmup, 0.0, 1.0) if warmup > 0 else 1.0
         if paths == 'r':
             posterior, r = self.path_r(nets, batch, key)
-            total, terms = self.reconstruct_terms(posterior, r, batch, ramp)
+            prior = self.prior(nets, batch)
+            total, terms = self.reconstruct_terms(posterior, prior, r, batch, ramp)
             return total, prefix('r', terms), r
         if paths == 's':
             s = self.path_s(nets, twins(batch), key)
             total, terms = self.sample_terms(nets, s, twins(batch))
             return total, prefix('s', terms), s
-        posterior, r, s = self.both_paths(nets, batch, key)
-        total_r, terms_r = self.reconstruct_terms(posterior, r, batch, ramp)
+        prior = self.prior(nets, batch)
+        posterior, r, s = self.both_paths(nets, batch, prior, key)
+        total_r, terms_r = self.reconstruct_terms(posterior, prior, r, batch, ramp)
         total_s, terms_s = self.sample_terms(nets, s, twins(batch))
         return total_r + total_s, prefix('r', terms_r) | prefix('s', terms_s), s
 
@@ -354,8 +393,8 @@ class Keypoint:
         self, nets: Nets, batch: Batch, key: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, Terms]:
         """The critics alone, with WGAN's penalty between real and fake."""
-        key_s, key_mix = jax.random.split(key)
-        pairs = twins(batch)
+        key_s, key_mix, key_guide = jax.random.split(key, 3)
+        pairs = twins({**batch, 'guide': self.guide(batch, key_guide)})
         fake = composite(self.path_s(nets, pairs, key_s).image, pairs)
         total, terms = self.critic_terms(nets, fake, batch)
         if self.config.gan == 'wgan_gp':
@@ -382,16 +421,20 @@ class Keypoint:
             'd_local': lambda x: nets['d_local'](local_view(x, hole)),
         }
 
+    def movers(self, paths: str) -> tuple[str, ...]:
+        """The nets that the generative loss of some paths moves: path S has no pull on z's own."""
+        still = CRITICS if 'r' in paths else (*CRITICS, 'extractor', 'prior')
+        return tuple(name for name in self.nets() if name not in still)
+
     def stages(self) -> dict[str, tuple[Phase, ...]]:
         """Who plays in stage 1 and in stage 2."""
         config = self.config
         warmup = config.loss.kl_warmup * config.steps.stage1
         reconstruct = partial(self.phase_generative, paths='r', warmup=warmup)
-        stage1 = (Phase('reconstruct', GENERATIVE, reconstruct),)
+        stage1 = (Phase('reconstruct', self.movers('r'), reconstruct),)
 
         paths = 'rs' if config.schedule == 'joint' else 's'
-        # Where path S plays alone nothing would move the Extractor: it is frozen there.
-        movers = GENERATIVE if paths == 'rs' else GENERATIVE[1:]
+        movers = self.movers(paths)
         if config.gan == 'wgan_gp' or config.critic_steps > 1:
             generators = partial(self.phase_generative, paths=paths, warmup=0.0)
             stage2: tuple[Phase, ...] = (
@@ -408,9 +451,10 @@ class Keypoint:
 
     def sample(self, nets: Nets, batch: Batch, noise: jax.Array) -> dict[str, jax.Array]:
         """Completions from standard normal noise (B, z_dim + 2 v_dim)."""
-        z, noise_v = jnp.split(noise, [self.config.nets.z_dim], axis=-1)
-        z = z * self.style_scale(batch['hole'])
-        s = self.complete(nets, batch['masked'], batch['hole'], z, noise_v)
+        unit, noise_v = jnp.split(noise, [self.config.nets.z_dim], axis=-1)
+        batch = {**batch, 'guide': self.guide(batch)}
+        z = reparameterise(*self.prior(nets, batch), unit)
+        s = self.complete(nets, batch, z, noise_v)
         return {
             'image': s.image,
             'landmark_map': jax.nn.sigmoid(s.embedding.landmark_logits),
@@ -420,14 +464,16 @@ class Keypoint:
 
     def watch(self, nets: Nets, batch: Batch, key: jax.Array) -> Terms:
         """Whether z is used: by the Extractor, by the embedding, in the hole; and what pulls."""
-        kl = losses.kl_normal(*nets['extractor'](self.real_features(batch))).mean(0)
+        batch = {**batch, 'guide': self.guide(batch)}
+        prior = self.prior(nets, batch)
+        posterior = Style(*nets['extractor'](self.real_features(batch)))
+        kl = losses.kl_gaussian(*posterior, *prior).mean(0)
         drawn = []
         for k in jax.random.split(key, WATCH_SAMPLES):
             unit, noise_v = self.noise(k, len(batch['hole']))
-            z = unit * self.style_scale(batch['hole'])
             # No noise in the embeddings: what varies here is owed to z alone.
             still = jnp.zeros_like(noise_v)
-            drawn.append(self.complete(nets, batch['masked'], batch['hole'], z, still))
+            drawn.append(self.complete(nets, batch, reparameterise(*prior, unit), still))
 
         def distance(a: Path, b: Path) -> jax.Array:
             return losses.masked_mean(jnp.abs(a.image - b.image), batch['hole']).mean()
@@ -435,15 +481,19 @@ class Keypoint:
         pairs = [distance(a, b) for i, a in enumerate(drawn) for b in drawn[:i]]
         v = jnp.stack([path.embedding.v_emb for path in drawn])
         views = [self.fake_features(composite(s.image, batch), s.embedding) for s in drawn]
-        mean = jnp.concatenate([nets['extractor'](view)[0] for view in views])
-        z = jnp.concatenate([path.z for path in drawn])
+        mean = jnp.stack([nets['extractor'](view)[0] for view in views])
+        z = jnp.stack([path.z for path in drawn])
+        # Against another z of the same input: what the input itself tells must not count.
         latent, shuffled = (jnp.abs(mean - other).mean() for other in (z, jnp.roll(z, 1, axis=0)))
         a, b = (x - x.mean(0, keepdims=True) for x in (mean, z))
-        correlation = (a * b).sum(0) / (jnp.sqrt((a**2).sum(0) * (b**2).sum(0)) + 1e-6)
+        correlation = (a * b).sum((0, 1)) / jnp.sqrt(
+            (a**2).sum((0, 1)) * (b**2).sum((0, 1)) + 1e-12
+        )
         return {
             'kl_z': kl.sum(),
             'kl_z_per_dimension': kl,
             'kl_z_active': (kl > 0.02).sum().astype(jnp.float32),
+            'prior_deviation': jnp.exp(0.5 * prior.logvar).mean(),
             'pair_distance_hole': jnp.stack(pairs).mean(),
             'v_share_of_z': v.var(0).mean() / (v.var((0, 1)).mean() + 1e-9),
             'latent': latent,
@@ -483,6 +533,8 @@ def make(config: Any) -> Method:
         ('schedule', config.schedule, ('joint', 'sequential')),
         ('extractor_input', config.extractor_input, ('full', 'features')),
         ('latent_through', config.latent_through, ('image', 'all')),
+        ('prior', config.prior, ('visible', 'normal', 'sigma_by_hole')),
+        ('landmark_source', config.landmark_source, ('fen', 'given')),
         ('nets.hvae', config.nets.hvae, ('dual', 'chain')),
         ('nets.z_inject', config.nets.z_inject, ('film', 'concat')),
     ):
@@ -498,5 +550,5 @@ def make(config: Any) -> Method:
         noise_dim=config.nets.z_dim + 2 * config.nets.v_dim,
         sample=system.sample,
         watch=system.watch,
-        ema=GENERATIVE if config.optim.ema_halflife_images > 0 else (),
+        ema=system.movers('r') if config.optim.ema_halflife_images > 0 else (),
     )

@@ -39,7 +39,7 @@ class Embedding(NamedTuple):
 
 
 class Encoder(nn.Module):
-    """Strided convolutions that z modulates at each level; (B,H,W,4) -> mean, logvar (B,v_dim).
+    """Strided convolutions that z modulates at each level; (B,H,W,6) -> mean, logvar (B,v_dim).
 
     z_inject: 'film' scales and shifts the normalised channels; 'concat' joins a map of z to the
     output of each level instead. `extra` (B,D), if given, is joined to the last map.
@@ -86,9 +86,10 @@ class MapDecoder(nn.Module):
 
 
 class FaceEmbedding(nn.Module):
-    """The whole network; masked (B,H,W,3), hole (B,H,W,1), z (B,Z), noise (B,2*v_dim) -> Embedding.
+    """The whole network -> Embedding.
 
-    hvae: 'dual' keeps the two encoders apart; 'chain' lets V_f depend on V_l.
+    masked (B,H,W,3), hole (B,H,W,1), guide (B,H,W,2) of `features.guide`, z (B,Z),
+    noise (B,2*v_dim). hvae: 'dual' keeps the two encoders apart; 'chain' lets V_f depend on V_l.
     """
 
     widths: Sequence[int]
@@ -100,9 +101,14 @@ class FaceEmbedding(nn.Module):
 
     @nn.compact
     def __call__(
-        self, masked: jax.Array, hole: jax.Array, z: jax.Array, noise: jax.Array
+        self,
+        masked: jax.Array,
+        hole: jax.Array,
+        guide: jax.Array,
+        z: jax.Array,
+        noise: jax.Array,
     ) -> Embedding:
-        x = jnp.concatenate([masked, hole], axis=-1)
+        x = jnp.concatenate([masked, hole, guide], axis=-1)
         noise_l, noise_f = jnp.split(noise, 2, axis=-1)
 
         def encoder(name: str) -> Encoder:

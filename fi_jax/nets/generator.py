@@ -18,12 +18,21 @@ def visible_share(hole: jax.Array, size: int) -> jax.Array:
     return 1.0 - cells.mean(axis=(2, 4))
 
 
-class FaceGenerator(nn.Module):
-    """U-Net modulated by [V_emb, z]; masked (B,H,W,3), hole (B,H,W,1) -> image (B,H,W,3) in [-1,1].
+def shrink(guide: jax.Array, size: int) -> jax.Array:
+    """The greatest value in each cell of a size x size grid; (B,H,W,C) -> (B,size,size,C)."""
+    stride = guide.shape[1] // size
+    cells = guide.reshape(guide.shape[0], size, stride, size, stride, -1)
+    return cells.max(axis=(2, 4))
 
+
+class FaceGenerator(nn.Module):
+    """U-Net modulated by [V_emb, z] -> image (B,H,W,3) in [-1,1].
+
+    masked (B,H,W,3), hole (B,H,W,1), guide (B,H,W,2) of `features.guide`.
     The first level runs at half resolution: full-resolution convolutions with few channels cost
     the most time and learn the least. Skips carry visible features only (as in LaFIn), so that a
-    hole cannot pass zeros as content. z_inject: 'film' modulates each decoder level; 'concat' joins
+    hole cannot pass zeros as content; the guide joins each decoder level as it is, for it leads
+    inside the hole. z_inject: 'film' modulates each decoder level; 'concat' joins
     the code at the bottleneck only.
     """
 
@@ -35,7 +44,12 @@ class FaceGenerator(nn.Module):
 
     @nn.compact
     def __call__(
-        self, masked: jax.Array, hole: jax.Array, v_emb: jax.Array, z: jax.Array
+        self,
+        masked: jax.Array,
+        hole: jax.Array,
+        guide: jax.Array,
+        v_emb: jax.Array,
+        z: jax.Array,
     ) -> jax.Array:
         def conv(x: jax.Array, width: int, dilation: int = 1) -> jax.Array:
             return nn.Conv(width, (3, 3), kernel_dilation=dilation, dtype=self.dtype)(x)
@@ -45,12 +59,14 @@ class FaceGenerator(nn.Module):
         for _ in range(2):
             w = leaky(nn.Dense(256, dtype=self.dtype)(w))
 
-        x = full = jnp.concatenate([masked, hole], axis=-1)
+        x = full = jnp.concatenate([masked, hole, guide], axis=-1)
         skips = []
         for width in self.widths:
             x = leaky(DownConv(width, 4, self.dtype)(x))
             x = leaky(conv(x, width))
-            skips.append(x * visible_share(hole, x.shape[1]).astype(x.dtype))
+            visible = x * visible_share(hole, x.shape[1]).astype(x.dtype)
+            level_guide = shrink(guide, x.shape[1]).astype(x.dtype)
+            skips.append(jnp.concatenate([visible, level_guide], axis=-1))
 
         side = x.shape[1]
         seed = code if self.z_inject == 'concat' else v_emb
