@@ -130,19 +130,19 @@ def base(res: int, tiny: bool) -> ConfigDict:
             part=0.5,
             mask=0.5,
             landmark=0.5,
-            kl_z=1e-3,
+            kl_z=5e-4,
             kl_v=1e-3,
             kl_warmup=0.1,  # share of stage 1
             free_bits=0.02,  # nats a dimension of z, V_l and V_f
-            latent=0.1,
+            latent=0.2,
             anchor=1.0,
             anchor_zone=0.25,  # of [-1,1], free of charge
             adv_global=0.01,
             adv_local=0.01,
             r1=0.0006 * res**2 / 16,
             gradient_penalty=10.0,
-            diversity=0.5,
-            diversity_floor=0.1,  # distance inside the hole of two samples, per unit of |z - z'|
+            diversity=0.3,
+            diversity_floor=0.25,  # distance inside the hole of two samples, per unit of |z - z'|
         )
     )
     c.optim = ConfigDict(
@@ -203,7 +203,10 @@ def base(res: int, tiny: bool) -> ConfigDict:
             num_samples=6,
             limit=0,  # 0: all images
             batch_size=16,
-            fills=True,  # rows for mean face, Telea and Navier-Stokes on the same holes
+            fills=True,  # rows for mean face, Telea, Navier-Stokes, biharmonic on the same holes
+            metrics='all',  # or names, with commas between; those without weights are skipped
+            bootstrap=2_000,  # resamples behind each interval
+            gallery=4,  # best, median, worst and first faces shown in the report, of each
         )
     )
     c.sample = ConfigDict(
@@ -219,6 +222,8 @@ def base(res: int, tiny: bool) -> ConfigDict:
         c.num_picture_samples = 2
         c.checkpoint.every = 2
         c.eval.num_samples = 2
+        c.eval.bootstrap = 100
+        c.eval.gallery = 1
         c.validate.limit = 4
         c.eval.batch_size = 4
         c.sample.batch_size = 4

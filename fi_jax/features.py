@@ -51,6 +51,16 @@ def stack(
     return jnp.concatenate([image, 2 * landmark_map - 1, 2 * face_mask - 1, face_part], axis=-1)
 
 
+def draw_landmarks(landmarks: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """`fi_jax.landmarks.draw_points` on device: (B,68,2) pixels -> (B,H,W,1) in {0,1}."""
+    height, width = size
+    squared = max(1.0, height / 128) ** 2 + 1e-4
+    x = jnp.square(landmarks[:, None, :, 0] - jnp.arange(width)[None, :, None])  # (B,W,68)
+    y = jnp.square(landmarks[:, None, :, 1] - jnp.arange(height)[None, :, None])
+    near = (y[:, :, None] + x[:, None, :] <= squared).any(axis=-1)
+    return near.astype(jnp.float32)[..., None]
+
+
 def guide(landmark_map: jax.Array, given: jax.Array) -> jax.Array:
     """The points that lead a completion: their map and a flag, both 0 where given (B,) is 0.
 

@@ -174,6 +174,42 @@ def forehead(landmarks: np.ndarray) -> np.ndarray:
     return jaw - np.outer((1 + _FOREHEAD) * depth, normal).astype(jaw.dtype)
 
 
+EDITS = ('smile', 'mouth_open', 'eyes_closed', 'jaw_left')
+_MOUTH = {  # share of a corner's way that each point of the mouth goes along
+    48: 1.0, 60: 1.0, 54: 1.0, 64: 1.0, 49: 0.5, 59: 0.5, 53: 0.5, 55: 0.5,
+}  # fmt: skip
+_LOWER_LIP = (55, 56, 57, 58, 59, 65, 66, 67)
+_LIDS = ((37, 41), (38, 40), (43, 47), (44, 46))
+
+
+def edit(landmarks: np.ndarray, name: str, strength: float = 1.0) -> np.ndarray:
+    """The face with some points moved, for a person or a test to lead a completion by.
+
+    landmarks (68,2) x,y pixels -> (68,2); name is one of EDITS; strength 1 is a clear but natural
+    change, 0 none, negative the opposite. Moves follow the tilt of the eyes. ValueError on bad
+    landmarks or an unknown name.
+    """
+    points = validate(landmarks).astype(np.float32).copy()
+    if name not in EDITS:
+        raise ValueError(f'edit {name!r} is unknown; there are {list(EDITS)}')
+    across = points[45] - points[36]  # between the outer corners of the eyes
+    down = np.array([-across[1], across[0]])
+    if name == 'smile':
+        for i, share in _MOUTH.items():
+            outwards = 1 if i in (53, 54, 55, 64) else -1
+            points[i] += strength * share * (0.08 * outwards * across - 0.07 * down)
+    elif name == 'mouth_open':
+        points[list(_LOWER_LIP)] += strength * 0.16 * down
+        points[5:12] += strength * 0.10 * down
+    elif name == 'eyes_closed':
+        for upper, lower in _LIDS:
+            points[upper] += strength * 0.85 * (points[lower] - points[upper])
+    else:
+        points[2:15] -= strength * 0.10 * across
+        points[48:68] -= strength * 0.05 * across
+    return points
+
+
 def _filled(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     height, width = size
     hull = cv2.convexHull(points.clip(-_FAR, _FAR).astype(np.float32))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fi_jax import features
+from fi_jax import features, landmarks
 from fi_jax.state import example_batch
 
 crop_at = jax.jit(features.crop_at, static_argnums=2)
@@ -155,3 +155,20 @@ def test_the_local_crop_of_a_centred_hole_is_the_hole():
     hole[:, 4:12, 4:12] = 1
     crop = crop_at(hole, features.hole_centre(jnp.asarray(hole)), 8)
     np.testing.assert_array_equal(crop, 1)
+
+
+@pytest.mark.parametrize('size', [(32, 48), (64, 64), (256, 256)])
+def test_landmarks_are_drawn_on_device_as_on_the_host(size):
+    points = np.random.default_rng(0).uniform(-4, max(size) + 4, (3, 68, 2)).astype(np.float32)
+    points[0, :4] = np.rint(points[0, :4])  # pixel centres, and the disc's edge
+    ours = features.draw_landmarks(jnp.asarray(points), size)
+    for row, expected in enumerate(points):
+        np.testing.assert_array_equal(ours[row], landmarks.draw_points(expected, size))
+
+
+def test_a_guide_is_zero_where_no_landmarks_are_given():
+    drawn = jnp.asarray(np.random.default_rng(0).integers(0, 2, (2, 8, 8, 1)), jnp.float32)
+    told = features.guide(drawn, jnp.array([1.0, 0.0]))
+    np.testing.assert_array_equal(told[0, ..., :1], drawn[0])
+    np.testing.assert_array_equal(told[0, ..., 1], 1)
+    np.testing.assert_array_equal(told[1], 0)

@@ -258,3 +258,42 @@ def test_bad_growth_is_refused():
     for grow in (-1.0, np.nan):
         with pytest.raises(ValueError, match='grow='):
             lm.draw_region(points, (64, 64), lm.REGIONS['nose'], grow)
+
+
+# ------------------------------------------------------------------------------ edits
+
+
+@pytest.mark.parametrize('name', lm.EDITS)
+def test_an_edit_follows_the_head_and_vanishes_with_its_strength(name):
+    face = lm.mean_landmarks((100, 100))
+    angle = 0.4
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]], np.float32)
+    moved = lm.edit(face, name)
+    np.testing.assert_allclose(lm.edit(face @ turn, name), moved @ turn, atol=1e-3)
+    np.testing.assert_allclose(lm.edit(1.5 * face, name), 1.5 * moved, atol=1e-3)
+    np.testing.assert_array_equal(lm.edit(face, name, 0.0), face)
+    assert 1.0 < np.abs(moved - face).max() < 20
+
+
+@pytest.mark.parametrize('name', ['smile', 'mouth_open', 'eyes_closed'])
+def test_symmetric_edits_keep_a_mirrored_face_mirrored(name):
+    face = lm.mean_landmarks((100, 100)) + np.float32([3, -2])
+    mirrored = lm.flip(lm.edit(face, name), 100)
+    np.testing.assert_allclose(lm.edit(lm.flip(face, 100), name), mirrored, atol=1e-3)
+
+
+def test_edits_do_what_they_say():
+    face = lm.mean_landmarks((100, 100))
+
+    def height(points, upper, lower):
+        return float(points[lower, 1] - points[upper, 1])
+
+    closed = lm.edit(face, 'eyes_closed')
+    assert height(closed, 37, 41) < 0.2 * height(face, 37, 41)
+    opened = lm.edit(face, 'mouth_open')
+    assert height(opened, 62, 66) > height(face, 62, 66) + 4
+    smile = lm.edit(face, 'smile')
+    assert smile[54, 0] - smile[48, 0] > face[54, 0] - face[48, 0] + 4
+    assert smile[48, 1] < face[48, 1]
+    with pytest.raises(ValueError, match="edit 'wink' is unknown; there are"):
+        lm.edit(face, 'wink')
