@@ -46,44 +46,30 @@ def resized(x: jax.Array) -> jax.Array:
     return jax.image.resize(x, (b, 2 * h, 2 * w, c), 'nearest')
 
 
+def phases_of(kernel: jax.Array) -> jax.Array:
+    """The kernels of the four output phases, (2,2,I,2,2,O), as layers.upsample_conv has them."""
+    taps = jnp.asarray(layers._PHASE_TAPS, kernel.dtype)
+    return jnp.einsum('aik,bjl,klco->ijcabo', taps, taps, kernel)
+
+
 def phases_as_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """layers.upsample_conv with its 2x2 windows as a convolution instead of a product."""
     b, h, w, _ = x.shape
     o = kernel.shape[-1]
-    taps = jnp.asarray(layers._PHASE_TAPS, kernel.dtype)
-    phases = jnp.einsum('aik,bjl,klco->ijcabo', taps, taps, kernel)
+    phases = phases_of(kernel)
     y = conv(x, phases.reshape(2, 2, -1, 4 * o), padding=((1, 1), (1, 1)))
     y = y.reshape(b, h + 1, w + 1, 2, 2, o)
     rows = [jnp.stack([y[:, a : a + h, c : c + w, a, c] for c in (0, 1)], axis=3) for a in (0, 1)]
     return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, o)
 
 
-def columns(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+def columns(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """A 'SAME' convolution as one product over columns."""
     k, h, w = kernel.shape[0], x.shape[1], x.shape[2]
-    before = (k - stride) // 2
-    pad = (before, k - stride - before)
+    pad = (k // 2, k // 2)
     x = jnp.pad(x, ((0, 0), pad, pad, (0, 0)))
-    cut = [x[:, i : i + h : stride, j : j + w : stride] for i in range(k) for j in range(k)]
+    cut = [x[:, i : i + h, j : j + w] for i in range(k) for j in range(k)]
     return jnp.concatenate(cut, axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
-
-
-def folded(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """A stride-2 convolution as one of stride 1, on 2x2 cells folded into the channels."""
-    k, (b, h, w, c) = kernel.shape[0], x.shape
-    before = (k - 2) // 2
-    taps = -(-(before % 2 + k) // 2)  # cells under the kernel, once it is padded to whole cells
-    left = before % 2
-    kernel = jnp.pad(
-        kernel, ((left, 2 * taps - k - left), (left, 2 * taps - k - left), *[(0, 0)] * 2)
-    )
-    kernel = kernel.reshape(taps, 2, taps, 2, c, -1).transpose(0, 2, 1, 3, 4, 5)
-    x = x.reshape(b, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 2, 4, 5)
-    start = (before + left) // 2
-    pad = (start, taps - 1 - start)
-    return conv(
-        x.reshape(b, h // 2, w // 2, 4 * c), kernel.reshape(taps, taps, 4 * c, -1), 1, (pad, pad)
-    )
 
 
 def down(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -112,12 +98,9 @@ def norm_two_pass(x: jax.Array) -> jax.Array:
     return (centred * scale).reshape(x.shape)
 
 
-class GroupNorm(nn.Module):
-    """layers.group_norm, which has to stand in a module."""
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return layers.group_norm(x, jnp.float32)
+def norm_of_flax(x: jax.Array) -> jax.Array:
+    """Group normalisation of Flax, which reduces within the groups at once."""
+    return jnp.asarray(nn.GroupNorm(8, use_bias=False, use_scale=False).apply({}, x))
 
 
 def without_kernel(norm: Callable[[jax.Array], Any]) -> Form:
@@ -127,22 +110,24 @@ def without_kernel(norm: Callable[[jax.Array], Any]) -> Form:
 
 UPS: dict[str, Form] = {
     'layers.upsample_conv': layers.upsample_conv,
-    'its windows as a convolution': phases_as_conv,
+    'windows, then product': lambda x, k: layers.windows_then_product(x, phases_of(k)),
+    'product, then windows': lambda x, k: layers.product_then_windows(x, phases_of(k)),
+    'windows as a convolution': phases_as_conv,
     'broadcast + convolution': lambda x, kernel: conv(upsampled(x), kernel),
     'image.resize + convolution': lambda x, kernel: conv(resized(x), kernel),
 }
 DOWNS: dict[str, Form] = {
     'layers.DownConv': down,
-    'lax convolution': lambda x, kernel: conv(x, kernel, 2),
-    'product over columns': lambda x, kernel: columns(x, kernel, 2),
-    'folded to stride 1': folded,
+    'strided convolution': layers.strided_conv,
+    'columns, then product': layers.columns_then_product,
 }
 SAMES: dict[str, Form] = {
     'lax convolution': conv,
     'product over columns': columns,
 }
 NORMS: dict[str, Form] = {
-    'layers.group_norm': without_kernel(lambda x: GroupNorm().apply({}, x)),
+    'layers.group_norm': without_kernel(lambda x: layers.group_norm(x, jnp.float32)),
+    'flax.linen.GroupNorm': without_kernel(norm_of_flax),
     'from sums': without_kernel(norm_by_sums),
     'two passes': without_kernel(norm_two_pass),
 }

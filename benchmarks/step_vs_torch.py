@@ -133,7 +133,7 @@ class JaxStep:
         return count_flops(jaxpr, min), count_flops(jaxpr, max)
 
     def noise(self, step: int) -> tuple[np.ndarray, ...]:
-        """What the step draws: (z, noise of V) for each path."""
+        """What the step draws: who is told the landmarks, then noise of (z, V) for each path."""
         import jax
 
         from fi_jax import rng
@@ -141,9 +141,11 @@ class JaxStep:
         net, rows = self._config.nets, self._config.batch_size
         phase = {'stage1': 'reconstruct', 'stage2': 'all'}[self._stage]
         key = rng.key(self._config.seed, f'train/{self._stage}/{phase}/0', step)
+        key, key_guide = jax.random.split(key)
+        keep = jax.random.bernoulli(key_guide, 1.0 - self._config.guide_dropout, (rows,))
         paths = [key] if self._stage == 'stage1' else jax.random.split(key)
         sizes = (net.z_dim, 2 * net.v_dim)
-        return tuple(
+        return np.asarray(keep, np.float32), *(
             np.asarray(jax.random.normal(k, (rows, size)))
             for path in paths
             for k, size in zip(jax.random.split(path), sizes, strict=True)
@@ -183,6 +185,9 @@ def count_flops(jaxpr: Any, branch: Callable[..., float]) -> float:
             # Zeros put between the input's pixels are not multiplied by anyone with sense.
             zeros = int(np.prod(params['lhs_dilation']))
             total += 2.0 * eqn.outvars[0].aval.size * kernel.size / features / zeros
+        elif name == 'cond' and params.get('branches_platforms'):
+            # By the general form of a layer, whichever this backend runs.
+            total += count_flops(params['branches'][-1].jaxpr, branch)
         elif name == 'cond':
             total += branch([count_flops(b.jaxpr, branch) for b in params['branches']])
         else:

@@ -19,12 +19,15 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-GENERATIVE = ('extractor', 'embedding', 'generator')
+GENERATIVE = ('extractor', 'embedding', 'generator', 'prior')
 CRITICS = ('d_global', 'd_local')
 NETS = GENERATIVE + CRITICS
 
+SEEN = 6  # channels of what a completion is given: masked 3, hole 1, guide 2
+
 Batch = Mapping[str, Tensor]
 Terms = dict[str, Tensor]
+Style = tuple[Tensor, Tensor]
 
 
 # Layers
@@ -126,11 +129,11 @@ def reparameterise(mean: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
 
 
 class Extractor(Named):
-    """Features (B,8,H,W) -> mean and log-variance of z."""
+    """Features (B,C,H,W) -> mean and log-variance of z; serves as the prior's network too."""
 
-    def __init__(self, widths: Sequence[int], res: int, z_dim: int):
+    def __init__(self, widths: Sequence[int], channels_in: int, res: int, z_dim: int):
         super().__init__()
-        channels = [8, *widths]
+        channels = [channels_in, *widths]
         for i, width in enumerate(widths):
             self.child('DownConv', DownConv(channels[i], width, 5))
         side = res >> len(widths)
@@ -156,11 +159,11 @@ class Embedding(NamedTuple):
 
 
 class Encoder(Named):
-    """Strided convolutions, each modulated by z; (B,4,H,W) -> mean, logvar."""
+    """Strided convolutions, each modulated by z; (B,6,H,W) -> mean, logvar."""
 
     def __init__(self, widths: Sequence[int], res: int, v_dim: int, z_dim: int):
         super().__init__()
-        channels = [4, *widths]
+        channels = [SEEN, *widths]
         for i, width in enumerate(widths):
             self.child('DownConv', DownConv(channels[i], width, 4))
             self.child('FiLM', FiLM(z_dim, width))
@@ -192,7 +195,7 @@ class MapDecoder(Named):
 
 
 class FaceEmbedding(nn.Module):
-    """masked, hole, z, noise -> Embedding."""
+    """Visible pixels, hole and guide (B,6,H,W), z, noise -> Embedding."""
 
     def __init__(
         self, widths: Sequence[int], decoder: Sequence[int], res: int, v_dim: int, z_dim: int
@@ -204,8 +207,7 @@ class FaceEmbedding(nn.Module):
         self.mask_decoder = MapDecoder(decoder, 1, 2 * v_dim)
         self.part_decoder = MapDecoder(decoder, 3, 2 * v_dim)
 
-    def forward(self, masked: Tensor, hole: Tensor, z: Tensor, noise: Tensor) -> Embedding:
-        x = torch.cat([masked, hole], 1)
+    def forward(self, x: Tensor, z: Tensor, noise: Tensor) -> Embedding:
         noise_l, noise_f = noise.chunk(2, dim=1)
         l_mean, l_logvar = self.landmark_encoder(x, z)
         v_l = reparameterise(l_mean, l_logvar, noise_l)
@@ -240,7 +242,7 @@ class FaceGenerator(Named):
         self.child('Dense', nn.Linear(code, 256))
         self.child('Dense', nn.Linear(256, 256))
         self.child('Dense', nn.Linear(2 * v_dim, self.side**2 * 32))
-        channels = [4, *widths]
+        channels = [SEEN, *widths]
         for i, width in enumerate(widths):
             self.child('DownConv', DownConv(channels[i], width, 4))
             conv(width, width)
@@ -248,7 +250,7 @@ class FaceGenerator(Named):
         for dilation in dilations:
             conv(top, top, dilation)
         self.child('FiLM', FiLM(256, top))
-        skips = [*widths[-2::-1], 4]
+        skips = [*(width + 2 for width in widths[-2::-1]), SEEN]
         for below, width, skip in zip(
             widths[::-1], [*widths[-2::-1], full_width], skips, strict=True
         ):
@@ -257,19 +259,21 @@ class FaceGenerator(Named):
             self.child('FiLM', FiLM(256, width))
         conv(full_width, 3)
 
-    def forward(self, masked: Tensor, hole: Tensor, v_emb: Tensor, z: Tensor) -> Tensor:
+    def forward(self, full: Tensor, v_emb: Tensor, z: Tensor) -> Tensor:
         dense, convs, films = self.kin('Dense'), iter(self.kin('Conv')), iter(self.kin('FiLM'))
         w = leaky(dense[1](leaky(dense[0](torch.cat([v_emb, z], 1)))))
 
         def modulate(x: Tensor) -> Tensor:
             return leaky(next(films)(group_norm(x), w))
 
-        x = full = torch.cat([masked, hole], 1)
-        skips = [full]
+        x, skips = full, [full]
+        hole, guide = full[:, 3:4], full[:, 4:]
         downs = self.kin('DownConv')
         for down in downs:
             x = leaky(next(convs)(leaky(down(x))))
-            skips.append(x * F.avg_pool2d(1 - hole, hole.shape[-1] // x.shape[-1]))
+            stride = hole.shape[-1] // x.shape[-1]
+            visible = x * F.avg_pool2d(1 - hole, stride)
+            skips.append(torch.cat([visible, F.max_pool2d(guide, stride)], 1))
         seed = dense[2](v_emb).reshape(-1, self.side, self.side, 32).permute(0, 3, 1, 2)
         x = leaky(next(convs)(torch.cat([x, seed], 1)))
         for _ in range(len(self.kin('Conv')) - 2 * len(downs) - 2):
@@ -298,7 +302,7 @@ class Critic(Named):
 
 
 def build(config: Any) -> dict[str, nn.Module]:
-    """The five networks of a config, freshly initialised. Raises ValueError on other switches."""
+    """The six networks of a config, freshly initialised. Raises ValueError on other switches."""
     for name, value, known in (
         ('gan', config.gan, 'ns_r1'),
         ('schedule', config.schedule, 'joint'),
@@ -306,7 +310,7 @@ def build(config: Any) -> dict[str, nn.Module]:
         ('nets.hvae', config.nets.hvae, 'dual'),
         ('nets.z_inject', config.nets.z_inject, 'film'),
         ('nets.batch_spread', config.nets.batch_spread, False),
-        ('prior_sigma_by_hole', config.prior_sigma_by_hole, False),
+        ('prior', config.prior, 'visible'),
         ('optim.clip', config.optim.clip, 0.0),
         ('optim.decay_share', config.optim.decay_share, 0.0),
         ('dtype', config.dtype, 'float32'),
@@ -315,11 +319,12 @@ def build(config: Any) -> dict[str, nn.Module]:
             raise ValueError(f'config.{name}={value!r}: the PyTorch version knows {known!r} alone')
     net, res = config.nets, config.res
     nets: dict[str, nn.Module] = {
-        'extractor': Extractor(net.extractor, res, net.z_dim),
+        'extractor': Extractor(net.extractor, 8, res, net.z_dim),
         'embedding': FaceEmbedding(net.embedding, net.decoder, res, net.v_dim, net.z_dim),
         'generator': FaceGenerator(
             net.generator, net.dilations, net.full_width, res, net.v_dim, net.z_dim
         ),
+        'prior': Extractor(net.prior, SEEN, res, net.z_dim),
         'd_global': Critic(net.d_global, 3, res),
         'd_local': Critic(net.d_local, 4, res // 2),
     }
@@ -364,9 +369,13 @@ def masked_mean(error: Tensor, where: Tensor) -> Tensor:
     return total / (where.sum(dim=(1, 2, 3)) * error.shape[1]).clamp(min=1.0)
 
 
-def kl_normal(mean: Tensor, logvar: Tensor) -> Tensor:
-    """KL to the standard normal, each dimension."""
-    return 0.5 * (torch.exp(logvar) + mean**2 - 1.0 - logvar)
+def kl_gaussian(
+    mean: Tensor, logvar: Tensor, prior_mean: Tensor | float = 0.0, prior_logvar: Any = 0.0
+) -> Tensor:
+    """KL to the prior, by default the standard normal; each dimension."""
+    distance = (mean - prior_mean) ** 2 * torch.exp(-torch.as_tensor(prior_logvar))
+    shape = logvar - prior_logvar
+    return 0.5 * (torch.exp(shape) - 1.0 - shape + distance)
 
 
 def free_bits(kl: Tensor, floor: float) -> Tensor:
@@ -382,6 +391,15 @@ def bce(logits: Tensor, target: Tensor) -> Tensor:
 def twins(batch: Batch) -> dict[str, Tensor]:
     """Every other example twice, as neighbours."""
     return {name: x[::2].repeat_interleave(2, dim=0) for name, x in batch.items()}
+
+
+def see(batch: Batch, keep: Tensor) -> dict[str, Tensor]:
+    """The batch with `seen` (B,6,H,W): masked, hole, and the points of the examples told them."""
+    points = batch['landmark_map']
+    told = (batch['has_landmarks'] * keep)[:, None, None, None]
+    guide = torch.cat([points, torch.ones_like(points)], 1) * told
+    seen = torch.cat([batch['masked'], batch['hole'], guide], 1)
+    return {**batch, 'seen': seen.contiguous(memory_format=torch.channels_last)}
 
 
 def composite(output: Tensor, batch: Batch) -> Tensor:
@@ -468,17 +486,19 @@ class TorchKeypoint:
                 a.copy_(p.detach())
 
     def draw(self, rows: int) -> tuple[Tensor, ...]:
-        """Noise of a step: (z, noise of V) for each path."""
+        """What a step draws: who is told the landmarks, then noise of (z, V) for each path."""
         net = self._config.nets
+        keep = (torch.rand(rows) >= self._config.guide_dropout).float()
         sizes = (net.z_dim, 2 * net.v_dim) * (1 if self._stage == 'stage1' else 2)
-        return tuple(torch.randn(rows, size) for size in sizes)
+        return keep, *(torch.randn(rows, size) for size in sizes)
 
     def step(
         self, batch: Mapping[str, np.ndarray], noise: Sequence[Tensor] | None = None
     ) -> dict[str, float]:
         """One training step on a batch of the pipeline; the lazy penalty plays on its schedule."""
         b = prepare(batch)
-        noise = noise or self.draw(len(b['image']))
+        keep, *noise = noise or self.draw(len(b['image']))
+        b = see(b, keep)
         if self._stage == 'stage1':
             logs = self._move('reconstruct', self.moving, *self._reconstruct(b, *noise))
         else:
@@ -516,36 +536,37 @@ class TorchKeypoint:
         params = {key: p.detach() for key, p in net.named_parameters()}
         return torch.func.functional_call(net, params, (x,))
 
-    def _complete(self, masked: Tensor, hole: Tensor, z: Tensor, noise: Tensor) -> Path:
-        embedding = self.nets['embedding'](masked, hole, z, noise)
-        return Path(z, embedding, self.nets['generator'](masked, hole, embedding.v_emb, z))
+    def _complete(self, seen: Tensor, z: Tensor, noise: Tensor) -> Path:
+        embedding = self.nets['embedding'](seen, z, noise)
+        return Path(z, embedding, self.nets['generator'](seen, embedding.v_emb, z))
 
-    def _posterior(self, b: Batch) -> tuple[Tensor, Tensor]:
+    def _posterior(self, b: Batch) -> Style:
         maps = (b['landmark_map'], b['face_mask'], b['face_part'])
         return self.nets['extractor'](stack(b['image'], *maps))
 
     def _reconstruct(self, b: Batch, unit: Tensor, noise: Tensor) -> tuple[Tensor, Terms]:
-        posterior = self._posterior(b)
+        posterior, prior = self._posterior(b), self.nets['prior'](b['seen'])
         z = reparameterise(*posterior, unit)
-        path = self._complete(b['masked'], b['hole'], z, noise)
+        path = self._complete(b['seen'], z, noise)
         warmup = self._config.loss.kl_warmup * self._config.steps.stage1
-        ramp = min(max(self.count / warmup, 0.0), 1.0) if warmup > 0 else 1.0
-        return self._reconstruct_terms(posterior, path, b, ramp)
+        ramp = min(max((self.count + 1) / warmup, 0.0), 1.0) if warmup > 0 else 1.0
+        return self._reconstruct_terms(posterior, prior, path, b, ramp)
 
     def _play(
-        self, b: Batch, unit: Tensor, noise_r: Tensor, z_s: Tensor, noise_s: Tensor
+        self, b: Batch, unit_r: Tensor, noise_r: Tensor, unit_s: Tensor, noise_s: Tensor
     ) -> tuple[Tensor, Terms]:
-        posterior = self._posterior(b)
+        posterior, prior = self._posterior(b), self.nets['prior'](b['seen'])
         t = twins(b)
-        z = torch.cat([reparameterise(*posterior, unit), z_s])
-        masked, hole = (torch.cat([b[name], t[name]]) for name in ('masked', 'hole'))
-        both = self._complete(masked, hole, z, torch.cat([noise_r, noise_s]))
+        mean, logvar = (x.detach()[::2].repeat_interleave(2, dim=0) for x in prior)
+        z = torch.cat([reparameterise(*posterior, unit_r), reparameterise(mean, logvar, unit_s)])
+        seen = torch.cat([b['seen'], t['seen']])
+        both = self._complete(seen, z, torch.cat([noise_r, noise_s]))
         halves = zip(*(x.chunk(2) for x in both.embedding), strict=True)
         r, s = (
             Path(z, Embedding(*embedding), image)
             for z, embedding, image in zip(z.chunk(2), halves, both.image.chunk(2), strict=True)
         )
-        total_r, terms_r = self._reconstruct_terms(posterior, r, b, 1.0)
+        total_r, terms_r = self._reconstruct_terms(posterior, prior, r, b, 1.0)
         total_s, terms_s = self._sample_terms(s, t)
         critic, critic_terms = self._critic_terms(composite(s.image.detach(), t), b, t)
         return total_r + total_s + critic, terms_r | terms_s | critic_terms
@@ -565,7 +586,7 @@ class TorchKeypoint:
         return {name: (row * known).sum() / total for name, row in rows.items()}
 
     def _reconstruct_terms(
-        self, posterior: tuple[Tensor, Tensor], path: Path, b: Batch, ramp: float
+        self, posterior: Style, prior: Style, path: Path, b: Batch, ramp: float
     ) -> tuple[Tensor, Terms]:
         weights, hole, e = self._config.loss, b['hole'], path.embedding
         error = (path.image - b['image']).abs()
@@ -575,8 +596,9 @@ class TorchKeypoint:
             'l1_visible': masked_mean(error, 1 - hole).mean(),
             **maps,
         }
-        kl_z = kl_normal(*posterior)
-        kl_v = kl_normal(torch.cat([e.l_mean, e.f_mean], 1), torch.cat([e.l_logvar, e.f_logvar], 1))
+        kl_z = kl_gaussian(*posterior, *prior)
+        v_mean = torch.cat([e.l_mean, e.f_mean], 1)
+        kl_v = kl_gaussian(v_mean, torch.cat([e.l_logvar, e.f_logvar], 1))
         total = sum((weights[name] * value for name, value in terms.items()), torch.zeros(()))
         total = total + ramp * weights.kl_z * free_bits(kl_z, weights.free_bits)
         total = total + ramp * weights.kl_v * free_bits(kl_v, weights.free_bits)
@@ -605,8 +627,9 @@ class TorchKeypoint:
         mean, _ = self._frozen('extractor', fake)
         weight = (b['hole'].mean(dim=(1, 2, 3)) / 0.25).clamp(max=1.0)
         total = weight.sum().clamp(min=1e-6)
+        of_twin = path.z.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
         own = ((mean - path.z).abs().mean(-1) * weight).sum() / total
-        other = ((mean - path.z.roll(1, 0)).abs().mean(-1) * weight).sum() / total
+        other = ((mean - of_twin).abs().mean(-1) * weight).sum() / total
         return {'latent': own, 'latent_shuffled': other}
 
     def _diversity_terms(self, s: Path, hole: Tensor) -> Terms:

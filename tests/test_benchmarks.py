@@ -35,7 +35,7 @@ def test_torch_computes_the_same_step(
     config = make_config(stage, 64, batch_size=4, tiny=True)
     config.compile_cache = CACHE
     errors = in_process(parity, config, stage, make_batch(config), subpixel)
-    nets = {'stage1': 3, 'stage2': 5}[stage]
+    nets = {'stage1': 4, 'stage2': 6}[stage]
     assert sum(name.startswith('gradient/') for name in errors) == nets
     assert sum(name.startswith('loss/') for name in errors) == {'stage1': 1, 'stage2': 2}[stage]
     assert {name: error for name, error in errors.items() if not error < tolerance(name)} == {}

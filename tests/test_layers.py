@@ -1,5 +1,6 @@
 """Networks: exactness of the fast layers, shapes, what depends on what, what a hole hides."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,6 +31,20 @@ def fill(module, *inputs):
     )
 
 
+def close(ours, theirs):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max()),
+        ours,
+        theirs,
+    )
+
+
+def tree_of(module, *inputs):
+    return jax.tree.map(
+        jnp.shape, jax.eval_shape(module.init, jax.random.key(0), *inputs)['params']
+    )
+
+
 def square_hole(rows, res, start, stop):
     hole = np.zeros((rows, res, res, 1), np.float32)
     hole[:, start:stop, start:stop] = 1
@@ -44,10 +59,12 @@ def repeat_then_conv(x, kernel):
     return jax.lax.conv_general_dilated(x, kernel, (1, 1), 'SAME', dimension_numbers=NHWC)
 
 
+# With a quarter of the channels or fewer at the output, the product comes before the windows.
+@pytest.mark.parametrize('features', [1, 2, 5])
 @pytest.mark.parametrize(('height', 'width'), [(1, 1), (4, 4), (3, 5)])
-def test_upsample_conv_is_repeat_then_conv(height, width):
-    x, kernel = normal(0, 2, height, width, 3), normal(1, 3, 3, 3, 5)
-    weight = normal(2, 2, 2 * height, 2 * width, 5)
+def test_upsample_conv_is_repeat_then_conv(height, width, features):
+    x, kernel = normal(0, 2, height, width, 8), normal(1, 3, 3, 8, features)
+    weight = normal(2, 2, 2 * height, 2 * width, features)
 
     def outcome(fn):
         # Weighted, so that each output pixel has a gradient of its own.
@@ -62,11 +79,11 @@ def test_upsample_conv_is_repeat_then_conv(height, width):
 
 
 @pytest.mark.parametrize('kernel_size', [4, 5])
-@pytest.mark.parametrize('size', [2, 4, 8, 16])  # 8 is the last that is written as a product
-def test_down_conv_is_a_same_padded_convolution_of_stride_2(size, kernel_size):
-    x, module = normal(0, 2, size, size, 3), layers.DownConv(5, kernel_size)
+@pytest.mark.parametrize('shape', [(2, 2), (8, 8), (12, 10)])  # 8 is the last as a product
+def test_down_conv_is_a_same_padded_convolution_of_stride_2(shape, kernel_size):
+    x, module = normal(0, 2, *shape, 3), layers.DownConv(5, kernel_size)
     params = {'kernel': normal(1, kernel_size, kernel_size, 3, 5), 'bias': normal(2, 5)}
-    weight = normal(3, 2, size // 2, size // 2, 5)
+    weight = normal(3, 2, shape[0] // 2, shape[1] // 2, 5)
 
     def ours(x, params):
         return module.apply({'params': params}, x)
@@ -78,14 +95,15 @@ def test_down_conv_is_a_same_padded_convolution_of_stride_2(size, kernel_size):
         return y + params['bias'][None, None, None, :]
 
     def outcome(fn):
-        grad = jax.grad(lambda x, p: (fn(x, p) * weight).sum(), argnums=(0, 1))
-        return jax.jit(lambda x, p: (fn(x, p), grad(x, p)))(x, params)
+        def first(x, p):
+            return jax.grad(lambda x, p: (jnp.sin(fn(x, p)) * weight).sum(), argnums=(0, 1))(x, p)
 
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-5),
-        outcome(ours),
-        outcome(theirs),
-    )
+        def second(x, p):  # as R1 does: of the squared gradient, by the parameters
+            return jax.grad(lambda p: (first(x, p)[0] ** 2).sum())(p)
+
+        return jax.jit(lambda x, p: (fn(x, p), first(x, p), second(x, p)))(x, params)
+
+    close(outcome(ours), outcome(theirs))
 
 
 def test_up_conv_has_its_bias_and_its_parameters_in_a_convolution_s_shapes():
@@ -105,6 +123,26 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_parameters_in_float32(module):
     variables = module.init(jax.random.key(0), x)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype('float32')}
     assert module.apply(variables, x).dtype == jnp.bfloat16
+
+
+# ------------------------------------------------------------------------------ normalisation
+
+
+@pytest.mark.parametrize('shape', [(2, 1, 1, 8), (2, 4, 3, 16), (1, 16, 16, 24)])
+def test_group_norm_is_flax_s(shape):
+    x, weight = normal(0, *shape) + 0.5, normal(1, *shape)
+
+    def outcome(norm):
+        def loss(x):
+            return (norm(x) * weight).sum() + (norm(x) ** 3).sum()
+
+        return norm(x), jax.jit(jax.grad(loss))(x)
+
+    flax_norm = nn.GroupNorm(8, use_bias=False, use_scale=False, use_fast_variance=False)
+    close(
+        outcome(lambda x: layers.group_norm(x, jnp.float32)),
+        outcome(lambda x: flax_norm.apply({}, x)),
+    )
 
 
 # ------------------------------------------------------------------------------ heads and noise
@@ -273,12 +311,6 @@ def test_v_f_depends_on_v_l_only_in_a_chain(hvae, depends):
     c = embed(noise.at[:, V:].add(1.0))
     np.testing.assert_array_equal(a.landmark_logits, c.landmark_logits)
     assert np.abs(a.part - c.part).max() > 1e-4
-
-
-def tree_of(module, *inputs):
-    return jax.tree.map(
-        jnp.shape, jax.eval_shape(module.init, jax.random.key(0), *inputs)['params']
-    )
 
 
 def test_z_inject_changes_the_parameters():

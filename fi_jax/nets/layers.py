@@ -16,9 +16,19 @@ def leaky(x: jax.Array) -> jax.Array:
     return nn.leaky_relu(x, 0.2)
 
 
-def group_norm(x: jax.Array, dtype: Dtype) -> jax.Array:
-    """Group normalisation without affine, 8 groups, statistics in float32 (Wu & He, 2018)."""
-    return nn.GroupNorm(8, use_bias=False, use_scale=False, dtype=dtype)(x)
+def group_norm(x: jax.Array, dtype: Dtype, groups: int = 8) -> jax.Array:
+    """Group normalisation without affine, statistics in float32, in two passes (Wu & He, 2018)."""
+    b, h, w, c = x.shape
+    size = c // groups
+
+    def group_mean(x: jax.Array) -> jax.Array:
+        # Sums by channel first: XLA's CPU backend is slow at reductions that cut the last axis.
+        sums = x.sum(axis=(1, 2)).reshape(b, groups, size).sum(axis=-1) / (h * w * size)
+        return jnp.repeat(sums, size, axis=-1)[:, None, None, :]
+
+    x = x.astype(jnp.float32)
+    x = x - group_mean(x)
+    return (x * jax.lax.rsqrt(group_mean(x * x) + 1e-6)).astype(dtype)
 
 
 # Row a of the kernel that an output pixel of phase a sees, when a 3-tap filter runs over an image
@@ -33,12 +43,21 @@ def upsample_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
     the other (up to rounding) with 2.25 times fewer multiplications: each of the four output
     phases is a 2x2 convolution, and the four run as one with 4*O channels (Shi et al., 2016).
     """
-    b, h, w, _ = x.shape
-    o = kernel.shape[-1]
     taps = jnp.asarray(_PHASE_TAPS, kernel.dtype)
     phases = jnp.einsum('aik,bjl,klco->ijcabo', taps, taps, kernel)
-    # The 2x2 windows as columns and one matrix product: as a convolution, its gradient by the
-    # kernel takes XLA's CPU backend 20 times as long.
+    # What moves is 4*I numbers a pixel before the product, or 16*O after it.
+    fewer_after = 4 * kernel.shape[-1] <= kernel.shape[-2]
+    return product_then_windows(x, phases) if fewer_after else windows_then_product(x, phases)
+
+
+def windows_then_product(x: jax.Array, phases: jax.Array) -> jax.Array:
+    """x (B,H,W,I), phases (2,2,I,2,2,O) of `upsample_conv` -> (B,2H,2W,O).
+
+    The 2x2 windows as columns and one matrix product: as a convolution, its gradient by the kernel
+    takes XLA's CPU backend 20 times as long.
+    """
+    b, h, w, _ = x.shape
+    o = phases.shape[-1]
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     columns = jnp.concatenate(
         [padded[:, i : i + h + 1, j : j + w + 1] for i in (0, 1) for j in (0, 1)], axis=-1
@@ -49,6 +68,29 @@ def upsample_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
         jnp.stack([y[:, a : a + h, c : c + w, a, c] for c in (0, 1)], axis=3) for a in (0, 1)
     ]  # each (B,H,W,2,O)
     return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, o)
+
+
+def product_then_windows(x: jax.Array, phases: jax.Array) -> jax.Array:
+    """The same as `windows_then_product`, with the sum over each window after the product."""
+    b, h, w, c = x.shape
+    o = phases.shape[-1]
+    weights = phases.transpose(2, 3, 0, 4, 1, 5)  # channel, phase and tap of rows, of columns, out
+    y = (x.reshape(-1, c) @ weights.reshape(c, -1)).reshape(b, h, w, 2, 2, 4 * o)
+    y = _join_phases(y, axis=1).reshape(b, 2 * h, w, 2, 2, o)
+    return _join_phases(y, axis=2)
+
+
+def _join_phases(y: jax.Array, axis: int) -> jax.Array:
+    """Along an axis of length n, (B,H,W,phase,tap,O) -> 2n: tap t of phase p reads at p + t - 1."""
+    n = y.shape[axis]
+    pad = [(1, 1) if i == axis else (0, 0) for i in range(4)]
+
+    def read(phase: int, tap: int) -> jax.Array:
+        padded = jnp.pad(y[:, :, :, phase, tap], pad)
+        return jax.lax.slice_in_dim(padded, phase + tap, phase + tap + n, axis=axis)
+
+    both = jnp.stack([read(phase, 0) + read(phase, 1) for phase in (0, 1)], axis=axis + 1)
+    return both.reshape(*y.shape[:axis], 2 * n, *y.shape[axis + 1 : 3], y.shape[-1])
 
 
 class UpConv(nn.Module):
@@ -66,11 +108,28 @@ class UpConv(nn.Module):
         return y + bias.astype(self.dtype)[None, None, None, :]
 
 
+def strided_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Stride 2, 'SAME'; x (B,H,W,I), kernel (k,k,I,O) -> (B,H/2,W/2,O)."""
+    return jax.lax.conv_general_dilated(
+        x, kernel, (2, 2), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+    )
+
+
+def columns_then_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`strided_conv` as one matrix product over columns."""
+    k, (h, w) = kernel.shape[0], x.shape[1:3]
+    before = (k - 2) // 2
+    pad = (before, k - 2 - before)
+    x = jnp.pad(x, ((0, 0), pad, pad, (0, 0)))
+    columns = [x[:, i : i + h : 2, j : j + w : 2] for i in range(k) for j in range(k)]
+    return jnp.concatenate(columns, axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
+
+
 class DownConv(nn.Module):
     """k x k convolution of stride 2, 'SAME' padding; (B,H,W,I) -> (B,H/2,W/2,features).
 
-    At 8 pixels and below it is written as one matrix product over columns: there XLA's CPU backend
-    takes 15 times as long for the gradient of the convolution by its input.
+    At 8 pixels and below it is written as one matrix product: there XLA's CPU backend takes 15
+    times as long for the gradient of the convolution by its input.
     """
 
     features: int
@@ -83,20 +142,10 @@ class DownConv(nn.Module):
         kernel = self.param(
             'kernel', nn.initializers.lecun_normal(), (k, k, channels, self.features)
         )
-        bias = self.param('bias', nn.initializers.zeros, (self.features,)).astype(self.dtype)
-        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        if x.shape[1] > 8:
-            y = jax.lax.conv_general_dilated(
-                x, kernel, (2, 2), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
-            )
-        else:
-            h, w = x.shape[1:3]
-            before = (k - 2) // 2
-            pad = (before, k - 2 - before)
-            x = jnp.pad(x, ((0, 0), pad, pad, (0, 0)))
-            columns = [x[:, i : i + h : 2, j : j + w : 2] for i in range(k) for j in range(k)]
-            y = jnp.concatenate(columns, axis=-1) @ kernel.reshape(-1, self.features)
-        return y + bias[None, None, None, :]
+        bias = self.param('bias', nn.initializers.zeros, (self.features,))
+        conv = strided_conv if x.shape[1] > 8 else columns_then_product
+        y = conv(x.astype(self.dtype), kernel.astype(self.dtype))
+        return y + bias.astype(self.dtype)[None, None, None, :]
 
 
 class FiLM(nn.Module):
