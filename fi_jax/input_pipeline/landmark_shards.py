@@ -12,6 +12,12 @@ counts what each shard must hold. Each record is a msgpack map:
     detector_version  e.g. '19.24'
     box               [left, top, right, bottom] in pixels, or nil
     size              [height, width] of the image in pixels, or nil
+    reason            why the face was not found, '' if it was
+    doubts            list of reasons to look twice: 'many faces', 'small', 'odd shape', ...
+    align             six floats, row by row the (2,3) transform from the image's pixels to the
+                      canonical frame of side 1, or nil (to_canonical(points, 1) of alignment.py)
+
+The last three may be missing.
 
     python -m fi_jax.input_pipeline.landmark_shards import --npz=FILE --out=DIR --detector=dlib68
 """
@@ -52,6 +58,9 @@ class LandmarkRow:
     detector_version: str = ''
     box: tuple[float, float, float, float] | None = None
     size: tuple[int, int] | None = None  # height, width
+    reason: str = ''
+    doubts: tuple[str, ...] = ()
+    align: tuple[float, ...] | None = None  # 6, image -> canonical unit square
 
 
 class LandmarkTable(Mapping[str, LandmarkRow]):
@@ -74,8 +83,7 @@ class LandmarkTable(Mapping[str, LandmarkRow]):
             first = self._position.setdefault(row.name, len(points))
             if first == len(points):
                 points.append(row.points)
-                self._rest.append((row.found, row.score, row.detector, row.detector_version,
-                                   row.box, row.size))  # fmt: skip
+                self._rest.append(tuple(getattr(row, f.name) for f in dataclasses.fields(row)[2:]))
             elif not np.array_equal(points[first], row.points):
                 raise ValueError(
                     f'{where}: {row.name} comes twice with different points; keep one row an image'
@@ -123,6 +131,9 @@ def encode_row(row: LandmarkRow) -> bytes:
         'detector_version': row.detector_version,
         'box': None if row.box is None else [float(v) for v in row.box],
         'size': None if row.size is None else [int(v) for v in row.size],
+        'reason': row.reason,
+        'doubts': list(row.doubts),
+        'align': None if row.align is None else [float(v) for v in row.align],
     }
     return msgpack.packb(fields)
 
@@ -144,6 +155,7 @@ def decode_row(record: bytes, where: str = 'landmarks') -> LandmarkRow:
         )
     try:
         name, points, box, size = (fields[k] for k in ('name', 'points', 'box', 'size'))
+        align = fields.get('align')
         if len(points) != _POINT_BYTES:
             raise ValueError(
                 f'{where}: {name}: points of {len(points)} bytes; expected {_POINT_BYTES}, '
@@ -160,6 +172,9 @@ def decode_row(record: bytes, where: str = 'landmarks') -> LandmarkRow:
             detector_version=fields['detector_version'],
             box=None if box is None else tuple(box),
             size=None if size is None else tuple(size),
+            reason=fields.get('reason', ''),
+            doubts=tuple(fields.get('doubts', ())),
+            align=None if align is None else tuple(align),
         )
     except (KeyError, TypeError) as error:
         raise ValueError(
@@ -205,41 +220,96 @@ def write_shards(
     return index
 
 
+def shard_name(index: int, num_shards: int) -> str:
+    """File name of a shard."""
+    return f'landmarks-{index:05d}-of-{num_shards:05d}.array_record'
+
+
+def open_writer(path: str) -> Any:
+    """A writer of encoded rows; one record a group, so that damage costs, and names, one image."""
+    return array_record_module.ArrayRecordWriter(path, 'group_size:1,zstd:3')
+
+
 def _write(rows: Iterable[LandmarkRow], folder: str, num_shards: int) -> dict[str, Any]:
-    files = [f'landmarks-{i:05d}-of-{num_shards:05d}.array_record' for i in range(num_shards)]
-    # One record a group: damage then costs, and names, a single image.
-    writers = [
-        array_record_module.ArrayRecordWriter(os.path.join(folder, file), 'group_size:1,zstd:3')
-        for file in files
-    ]
-    names: set[str] = set()
-    found, detectors = 0, set()
-    counts = dict.fromkeys(files, 0)
+    files = [shard_name(i, num_shards) for i in range(num_shards)]
+    writers = [open_writer(os.path.join(folder, file)) for file in files]
+    tally = Tally(files)
     try:
         for i, row in enumerate(rows):
-            if row.name in names:
-                raise ValueError(f'landmarks: {row.name} comes twice; keep one row an image')
-            names.add(row.name)
-            found += bool(row.found)
-            detectors.add((row.detector, row.detector_version))
+            tally.add(row, files[i % num_shards])
             writers[i % num_shards].write(encode_row(row))
-            counts[files[i % num_shards]] += 1
     finally:
         for writer in writers:
             writer.close()
-    if not names:
-        raise ValueError('landmarks: no rows to write')
-    index = {
-        'schema': SCHEMA,
-        'num_rows': len(names),
-        'num_found': found,
-        'detectors': [{'detector': d, 'detector_version': v} for d, v in sorted(detectors)],
-        'shards': counts,
+    return tally.save(folder)
+
+
+class Tally:
+    """Counts the rows of a folder of shards, and writes its index."""
+
+    def __init__(self, files: Iterable[str]):
+        self._names: set[str] = set()
+        self._detectors: set[tuple[str, str]] = set()
+        self._found = 0
+        self._counts = dict.fromkeys(files, 0)
+
+    def add(self, row: LandmarkRow, file: str) -> None:
+        """One row of a shard; ValueError if its name was there already."""
+        if row.name in self._names:
+            raise ValueError(f'landmarks: {row.name} comes twice; keep one row an image')
+        self._names.add(row.name)
+        self._detectors.add((row.detector, row.detector_version))
+        self._found += bool(row.found)
+        self._counts[file] += 1
+
+    def save(self, folder: str, **more: Any) -> dict[str, Any]:
+        """Writes `landmarks.json`, with what more there is to say; ValueError without rows."""
+        if not self._names:
+            raise ValueError('landmarks: no rows to write')
+        index = {
+            'schema': SCHEMA,
+            'num_rows': len(self._names),
+            'num_found': self._found,
+            'detectors': [
+                {'detector': d, 'detector_version': v} for d, v in sorted(self._detectors)
+            ],
+            'shards': self._counts,
+            **more,
+        }
+        path = os.path.join(folder, INDEX)
+        with open(path + '.tmp', 'w', encoding='utf-8') as file:
+            json.dump(index, file, indent=2, ensure_ascii=False)
+            file.write('\n')
+        os.replace(path + '.tmp', path)
+        return index
+
+
+def rows_of(source: Any) -> dict[str, LandmarkRow]:
+    """The landmarks that the records of a source bring along, by name; reads every record."""
+    records = (source[i] for i in range(len(source)))
+    return {
+        record.name: LandmarkRow(record.name, record.landmarks)
+        for record in records
+        if record.landmarks is not None
     }
-    with open(os.path.join(folder, INDEX), 'w', encoding='utf-8') as file:
-        json.dump(index, file, indent=2)
-        file.write('\n')
-    return index
+
+
+def write_npz(rows: Iterable[LandmarkRow], path: str | os.PathLike[str]) -> int:
+    """Writes name, points, detected, score and box of all rows as one flat file; the count."""
+    kept = list(rows)
+    no_box = (math.nan,) * 4
+    fields = {
+        'name': np.array([row.name for row in kept]),
+        'points': np.stack([row.points for row in kept]).astype(np.float32),
+        'detected': np.array([row.found for row in kept], bool),
+        'score': np.array([row.score for row in kept], np.float32),
+        'box': np.array([row.box or no_box for row in kept], np.float32),
+    }
+    tmp = f'{os.fspath(path)}.tmp-{os.getpid()}'
+    with open(tmp, 'wb') as file:
+        np.savez(file, **fields)  # type: ignore[arg-type]
+    os.replace(tmp, path)
+    return len(kept)
 
 
 # -------------------------------------------------------------------------------------- read
@@ -276,12 +346,16 @@ def _read_shards(path: str | os.PathLike[str], where: str) -> Iterator[LandmarkR
     if schema != SCHEMA:
         raise ValueError(f'{where}: schema {schema!r}, this program reads {SCHEMA}')
     for file_name, count in shards.items():
-        shard = f'{where}: {file_name}'
         full = os.path.join(path, os.path.basename(file_name))
-        if not os.path.exists(full):
-            raise FileNotFoundError(f'{shard}: missing; write or copy the shards again')
-        for i, record in enumerate(_read_shard(full, count, shard)):
-            yield decode_row(record, f'{shard}: record {i}')
+        yield from read_shard(full, count, f'{where}: {file_name}')
+
+
+def read_shard(path: str, count: int, where: str) -> Iterator[LandmarkRow]:
+    """The rows of one shard that must hold `count`; errors begin with `where`."""
+    if not os.path.exists(path):
+        raise FileNotFoundError(f'{where}: missing; write or copy the shards again')
+    for i, record in enumerate(_read_shard(path, count, where)):
+        yield decode_row(record, f'{where}: record {i}')
 
 
 def _read_shard(path: str, count: int, where: str) -> list[bytes]:

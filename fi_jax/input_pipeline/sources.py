@@ -4,6 +4,7 @@ A source is a sequence of `Record`s. Landmarks and identities are joined to it b
 are cut by a hash of the identity (or name), so that neither depends on the order of the files.
 """
 
+import argparse
 import contextlib
 import csv
 import dataclasses
@@ -28,7 +29,7 @@ from PIL import Image
 if TYPE_CHECKING:
     from fi_jax.input_pipeline.landmark_shards import LandmarkRow
 
-SOURCES = ('procedural', 'folder', 'zip', 'tfds')
+SOURCES = ('procedural', 'folder', 'zip', 'tfds', 'celeba', 'celeba_hq', 'ffhq')
 SPLITS = ('train', 'val', 'test')
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp')
 MAX_PIXELS = 64_000_000
@@ -51,10 +52,15 @@ class Record:
     landmarks: np.ndarray | None = None  # (68,2) float32, pixels of the decoded image
     identity: int | None = None
     attributes: Mapping[str, int] | None = None
+    to_source: np.ndarray | None = None  # (2,3), pixels of a crop -> of the photo it was cut from
 
 
 class Source(Protocol):
-    """Random access to records; `names` (tuple of str) is there when it costs no decoding."""
+    """Random access to records.
+
+    `names` (tuple of str) is there when it costs no decoding, `splits` (our name -> indices) when
+    the set is cut already.
+    """
 
     def __len__(self) -> int: ...
 
@@ -311,8 +317,10 @@ class _Tfds:
                 'with --file_format=array_record'
             ) from error
         self._name = next((k for k in ('name', 'filename', 'file_name') if k in features), None)
+        self._aligned = 'to_source' in features
         self._landmarks = 'landmarks' in features and features['landmarks'].shape == (68, 2)
         self._pickled = os.fspath(builder.data_dir), split
+        self.splits: dict[str, np.ndarray]  # set by `_whole` alone
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _tfds_reopen, self._pickled
@@ -343,7 +351,8 @@ class _Tfds:
             attributes = {key: int(value) for key, value in attributes.items()}
         else:
             attributes = None
-        return Record(image, name, landmarks, identity, attributes)
+        to_source = np.asarray(example['to_source'], np.float64) if self._aligned else None
+        return Record(image, name, landmarks, identity, attributes, to_source)
 
 
 @contextlib.contextmanager
@@ -396,6 +405,18 @@ def _tfds_split(builder: Any, split: str) -> str:
     )
 
 
+def _whole(builder: Any) -> _Tfds:
+    """All splits of a data set, one after the other, with `splits` to tell them apart."""
+    counts = {split: info.num_examples for split, info in builder.info.splits.items()}
+    whole = _Tfds(builder, '+'.join(counts))
+    ends = list(itertools.accumulate(counts.values()))
+    whole.splits = {
+        'val' if split == 'validation' else split: np.arange(end - counts[split], end)
+        for split, end in zip(counts, ends, strict=True)
+    }
+    return whole
+
+
 def tfds_source(name: str, split: str = 'train', data_dir: str | None = None) -> Source:
     """A split of a data set prepared by TFDS in ArrayRecord format, read without TensorFlow.
 
@@ -430,8 +451,9 @@ class _Joined:
         identities: Mapping[str, int] | None = None,
     ):
         self._source, self._landmarks, self._identities = source, landmarks, identities
-        if hasattr(source, 'names'):
-            self.names: tuple[str, ...] = source.names
+        for known in ('names', 'splits', 'terms', 'split_rule'):
+            if hasattr(source, known):
+                setattr(self, known, getattr(source, known))
 
     def __len__(self) -> int:
         return len(self._source)
@@ -625,14 +647,15 @@ def make_source(data: Any, split: str) -> Source:
     """Opens the source that a config names, joined and cut to a split.
 
     Args:
-        data: attributes `source` (one of SOURCES); `path` (folder, zip); `name`, `data_dir` (tfds);
+        data: attributes `source` (one of SOURCES); `path` (all but tfds and procedural); `name`,
+            `data_dir` (tfds);
             `length`, `size`, `seed` (procedural); and for all, optional, `landmarks` and
             `identities` (files to join), `val_share` and `test_share`.
         split: 'train', 'val', 'test' or 'all'.
 
     Returns:
-        The source. A TFDS data set that has the split is read as it is cut there; everything else
-        is cut by `split_indices`.
+        The source. A published or TFDS data set that has the split is read as it is cut there;
+        everything else is cut by `split_indices`.
 
     Raises:
         ValueError, FileNotFoundError: naming the field of `data` to mend.
@@ -671,6 +694,23 @@ def make_source(data: Any, split: str) -> Source:
     return subset(source, indices)
 
 
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of the offline jobs that name a source; see `from_flags`."""
+    add = parser.add_argument_group('source').add_argument
+    add('--source', required=True, choices=SOURCES)
+    add('--path', help='the folder or zip; for celeba, celeba_hq and ffhq that of official files')
+    add('--set', help='tfds: name of the data set, such as celeb_a')
+    add('--data_dir', help='tfds: folder of data sets (~/tensorflow_datasets)')
+    add('--length', type=int, default=1000, help='procedural: faces to draw (%(default)s)')
+    add('--size', type=int, default=128, help='procedural: their side in pixels (%(default)s)')
+    add('--seed', type=int, default=0, help='procedural: which faces (%(default)s)')
+
+
+def from_flags(args: argparse.Namespace) -> argparse.Namespace:
+    """What `make_source` reads, of parsed flags."""
+    return argparse.Namespace(**(vars(args) | {'name': args.set}))
+
+
 def _open(data: Any, split: str) -> tuple[Source, bool]:
     """The source as stored, and whether it is already cut to the split."""
     kind = getattr(data, 'source', None)
@@ -691,7 +731,21 @@ def _open(data: Any, split: str) -> tuple[Source, bool]:
         if not name:
             raise ValueError('data.name is not set; data.source=tfds needs it')
         builder = _tfds_builder(name, getattr(data, 'data_dir', None))
-        if split == 'all' or len(builder.info.splits) == 1:
+        if len(builder.info.splits) == 1:
             return _Tfds(builder, 'all'), False
+        if split == 'all':
+            return _whole(builder), True
         return _Tfds(builder, _tfds_split(builder, split)), True
+    if kind in SOURCES:
+        from fi_jax.input_pipeline import published
+
+        path = getattr(data, 'path', None)
+        if not path:
+            raise ValueError(f'data.path is not set; data.source={kind} needs it')
+        whole = published.SETS[kind](os.fspath(path))
+        if split not in (*whole.splits, 'all'):
+            raise ValueError(
+                f'data.source={kind}: no split {split!r}; it has {sorted(whole.splits)}'
+            )
+        return (whole if split == 'all' else subset(whole, whole.splits[split])), True
     raise ValueError(f'data.source={kind!r} is unknown; expected one of {", ".join(SOURCES)}')
