@@ -20,7 +20,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     'latent_through_all': {'latent_through': 'all'},
     'anchor0': {'loss.anchor': 0.0},
     'diversity0': {'loss.diversity': 0.0},
-    'diversity_strong': {'loss.diversity': 1.0, 'loss.diversity_floor': 0.4},
+    'diversity_strong': {'loss.diversity': 1.0, 'loss.diversity_floor': 0.3},
     'normal_prior': {'prior': 'normal'},
     'sigma_by_hole': {'prior': 'sigma_by_hole'},
     'chain': {'nets.hvae': 'chain'},

@@ -67,6 +67,14 @@ SIZES: dict[int, dict[str, Any]] = {
     ),
 }
 
+# Widths of the landmark predictor: one entry an octave, down to 4 pixels.
+PREDICTORS: dict[int, tuple[int, ...]] = {
+    32: (8, 16, 24),
+    64: (16, 32, 64, 96),
+    128: (16, 32, 64, 128, 192),
+    256: (16, 32, 64, 128, 192, 256),
+}
+
 # What differs between the practice of 2020, which the source describes, and today's.
 PRESETS: dict[str, dict[str, Any]] = {
     'seed': {
@@ -101,6 +109,8 @@ def base(res: int, tiny: bool) -> ConfigDict:
     c.res = res
     c.dtype = 'float32'  # 'bfloat16': convolutions in bfloat16, parameters and losses in float32
     c.batch_size = 16  # global: over all hosts and devices
+    c.accumulate = 1  # parts of a batch played in turn, where it does not fit at once
+    c.remat = False  # draw each network's activations again for its gradient: less memory
     c.warm_start = ''  # a run folder; its newest checkpoint gives weights and averages
     c.compile_cache = '~/.cache/fi_jax/xla'
 
@@ -115,13 +125,32 @@ def base(res: int, tiny: bool) -> ConfigDict:
     # Of z: 'visible', read off the visible pixels; 'normal', N(0,I); 'sigma_by_hole'.
     c.prior = 'visible'
     c.guide_dropout = 0.5  # share of training examples that are not told their landmarks
-    # Who leads a completion: 'fen', the embedding network alone; 'given', the data's landmarks.
+    # Who leads a completion: 'fen', the embedding network alone; 'given', the data's landmarks;
+    # 'predictor', the points that a run of configs/landmarks.py finds; 'predictor_sample', a shape
+    # that it draws for each sample.
     c.landmark_source = 'fen'
+    c.predictor = ''  # that run's folder
 
     c.nets = ConfigDict(SIZES[32 if tiny else res])
     c.nets.hvae = 'dual'  # 'chain': V_f depends on V_l
     c.nets.z_inject = 'film'  # 'concat'
     c.nets.batch_spread = False  # minibatch standard deviation in the critics
+
+    # The method 'landmarks', which predicts the points of faces with holes.
+    c.landmarks = ConfigDict(
+        dict(
+            net='small',  # 'lafin': MobileNetV2 with a three-scale head
+            widths=PREDICTORS[32 if tiny else res],
+            hidden=32 if tiny else 256,
+            loss='laplace',  # 'l2norm': the norm of the whole error, as LaFIn
+            # Distributions of whole shapes to fit: gaussian, mixture, flow; the first one is drawn.
+            shapes=('mixture',),
+            components=4,
+            basis=48,
+            rank=24,
+            unseen_share=0.06,  # of training faces made unrecognisable
+        )
+    )
 
     c.loss = ConfigDict(
         dict(
@@ -130,19 +159,19 @@ def base(res: int, tiny: bool) -> ConfigDict:
             part=0.5,
             mask=0.5,
             landmark=0.5,
-            kl_z=5e-4,
+            kl_z=1e-3,
             kl_v=1e-3,
             kl_warmup=0.1,  # share of stage 1
             free_bits=0.02,  # nats a dimension of z, V_l and V_f
-            latent=0.2,
+            latent=0.1,
             anchor=1.0,
             anchor_zone=0.25,  # of [-1,1], free of charge
             adv_global=0.01,
             adv_local=0.01,
             r1=0.0006 * res**2 / 16,
             gradient_penalty=10.0,
-            diversity=0.3,
-            diversity_floor=0.25,  # distance inside the hole of two samples, per unit of |z - z'|
+            diversity=0.1,
+            diversity_floor=0.15,  # distance inside the hole of two samples, per unit of |z - z'|
         )
     )
     c.optim = ConfigDict(
@@ -168,6 +197,10 @@ def base(res: int, tiny: bool) -> ConfigDict:
             hull='face68',  # face_mask; 'extended' adds the forehead
             max_bad_share=0.001,  # undecodable images tolerated, each replaced by its neighbour
             num_threads=2,
+            # Of training faces; see input_pipeline/augment.py for the units.
+            augment=dict(
+                rotate=0.0, scale=0.0, shift=0.0, colour=0.0, blur=0.0, noise=0.0, occlusion=0.0
+            ),
             holes=dict(
                 centre=0.30,
                 rectangle=0.20,
@@ -185,7 +218,17 @@ def base(res: int, tiny: bool) -> ConfigDict:
             ),
         )
     )
-    c.mesh = ConfigDict(dict(cpu_devices=0))  # 0: one for two cores
+    c.mesh = ConfigDict(
+        dict(
+            cpu_devices=0,  # 0: one for two cores
+            fsdp=1,  # devices over which the state is cut; 1: none, 0: all
+            fsdp_min_size=2**14,  # numbers; smaller arrays are copied
+            timeout=300,  # seconds a host may lag behind, or be silent, before the others end
+        )
+    )
+    c.compile = ConfigDict(dict(batches=()))  # of --mode=compile; (): batch_size alone
+    c.profile_steps = ''  # 'first:last': a profiler trace of these steps
+    c.tracker = ''  # a module to report to as well: wandb, trackio
     c.log_every = 50
     c.pictures_every = 500
     c.num_pictures = 8
@@ -212,6 +255,10 @@ def base(res: int, tiny: bool) -> ConfigDict:
     c.sample = ConfigDict(
         dict(holes='centre', num_samples=8, limit=100, out='', split='auto', batch_size=8)
     )
+    # Mode predict. out: empty = points.npz in the run folder; limit: 0 = all images.
+    c.predict = ConfigDict(
+        dict(holes='none', num_samples=8, limit=0, out='', split='all', batch_size=16)
+    )
     if tiny:
         c.batch_size = 4
         c.data.length = 64
@@ -227,6 +274,7 @@ def base(res: int, tiny: bool) -> ConfigDict:
         c.validate.limit = 4
         c.eval.batch_size = 4
         c.sample.batch_size = 4
+        c.predict.batch_size = 4
     return c
 
 
@@ -283,12 +331,15 @@ def flat(config: ConfigDict, head: str = '') -> dict[str, Any]:
 
 
 def make(
-    arg: str | None, settings: Mapping[str, Any], tiny_settings: Mapping[str, Any]
+    arg: str | None,
+    settings: Mapping[str, Any],
+    tiny_settings: Mapping[str, Any],
+    presets: Mapping[str, Mapping[str, Any]] = PRESETS,
 ) -> ConfigDict:
     """The base under a config's own settings, then under the arguments that all configs share.
 
     settings: dotted path -> value; tiny_settings take their place under the argument `tiny`. Preset
-    and ablations come last, so that no setting undoes them.
+    and ablations come last, so that no setting undoes them. presets: those of another system.
     """
     from configs import ablations
 
@@ -297,12 +348,12 @@ def make(
         raise ValueError(f'config argument res={args.res}: tiny is 32 px; leave one of them out')
     if args.res not in (64, 128, 256):
         raise ValueError(f'config argument res={args.res}: choose 64, 128 or 256 (or tiny)')
-    if args.preset not in PRESETS:
-        raise ValueError(f'config argument preset={args.preset}: choose from {sorted(PRESETS)}')
+    if args.preset not in presets:
+        raise ValueError(f'config argument preset={args.preset}: choose from {sorted(presets)}')
     config = base(32 if args.tiny else args.res, args.tiny)
     patch(config, tiny_settings if args.tiny else settings, 'settings of the config file')
     config.preset = args.preset
-    patch(config, PRESETS[args.preset], f'preset {args.preset}')
+    patch(config, presets[args.preset], f'preset {args.preset}')
     for name in filter(None, args.ablate.split('+')):
         ablations.apply(config, name)
     return config

@@ -12,7 +12,7 @@ from configs import common
 
 # The critics start later than what they judge.
 SETTINGS = {
-    'steps.stage2': 3_000,
+    'steps.stage2': 2_000,
     'optim.lr_scale': ConfigDict({'d_global': 2.0, 'd_local': 2.0}),
 }
 

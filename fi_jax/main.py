@@ -1,71 +1,135 @@
 """The command line: python -m fi_jax.main --config=configs/stage1.py --workdir=runs/s1
 
-Modes: train (the default), eval (score the run's newest checkpoint), sample (write completions).
+Modes: train (the default), eval (score the run's newest checkpoint), sample (write completions),
+predict (write the landmarks of faces with holes: a run of configs/landmarks.py), compile (what a
+step would need on --topology=v5e:4x4, with no such chip here).
+The same evaluation scores folders of images, and puts runs side by side: see fi_jax/evaluate.py.
 Any field of a config can be set: --config.batch_size=32 --config.data.path=FACES.zip. Arguments go
 after a colon: --config=configs/stage2.py:res=128,ablate=chain. The same --workdir resumes.
+Exit codes: 0 done, 1 bad input, 2 partly done, 3 diverged, 69 a host was lost, 75 preempted and
+saved. On 69 and 75, give the same command again (docs/operations.md).
 """
 
 from __future__ import annotations
 
 import logging as std_logging
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 FLAGS = flags.FLAGS
-MODES = ('train', 'eval', 'sample')
+MODES = ('train', 'eval', 'sample', 'predict', 'compile')
+DEFAULTS = Path(__file__).parents[1] / 'configs' / 'quickstart.py'
 CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'A file in configs/, with its arguments after a colon.', lock_config=True
 )
 WORKDIR = flags.DEFINE_string('workdir', None, 'The run folder: made, or resumed.')
 MODE = flags.DEFINE_enum('mode', 'train', MODES, 'What to do with the run.')
+CHECKPOINT = flags.DEFINE_string(
+    'checkpoint', None, 'eval: the run folder; results go to --workdir.'
+)
+SAMPLES_DIR = flags.DEFINE_string('samples_dir', None, 'eval: score these images, of any program.')
+TRUTH_DIR = flags.DEFINE_string('truth_dir', '', 'Their originals; default: --samples_dir.')
+HOLES_DIR = flags.DEFINE_string('holes_dir', '', 'Their holes, white = missing; the same default.')
+COMPARE = flags.DEFINE_list('compare', None, 'eval: run folders to put side by side.')
+TOPOLOGY = flags.DEFINE_string('topology', 'v5e:4x4', 'compile: the chips, or cpu:8.')
+PROFILE_STEPS = flags.DEFINE_string(
+    'profile_steps', '', 'train: trace the steps first:last into WORKDIR/profile.'
+)
 MULTIHOST = flags.DEFINE_bool(
     'multihost', False, 'Join the other hosts of a TPU slice or SLURM job (jax.distributed).'
 )
+COORDINATOR = flags.DEFINE_string(
+    'coordinator', None, 'host:port of process 0, where no scheduler tells it; implies --multihost.'
+)
+NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'With --coordinator: how many.')
+PROCESS_ID = flags.DEFINE_integer('process_id', None, 'With --coordinator: which of them, from 0.')
 DEBUG = flags.DEFINE_bool('debug', False, 'On an error, show where in the code it arose.')
 
 
 def main(argv: list[str]) -> None:
-    """Run one mode; ends with 1 and one line on bad input, with 3 where training diverged."""
-    if len(argv) > 1:
+    """Run one mode; on an error, end with its code (`fi_jax.faults.Exit`) and one line."""
+    if len(argv) > 1 and not COMPARE.value:
         raise app.UsageError(f'what is {argv[1]!r}? all arguments are flags: see --helpshort')
     # Imported here, so that --help and a wrong flag answer at once.
     import jax
 
-    from fi_jax import sharding
-    from fi_jax.evaluate import evaluate_run
+    from fi_jax import aot, evaluate, faults, predict, sharding
+    from fi_jax.evaluate import compare_runs, evaluate_folders
+    from fi_jax.methods import make_method
     from fi_jax.sample import sample_run
-    from fi_jax.train import NonFinite, train_and_evaluate
+    from fi_jax.train import train_and_evaluate
 
-    config, workdir = CONFIG.value, Path(WORKDIR.value or '.')
-    run = {'train': train_and_evaluate, 'eval': evaluate_run, 'sample': sample_run}[MODE.value]
+    config, runs = CONFIG.value, [*(COMPARE.value or ()), *argv[1:]]
+    places = CHECKPOINT.value, WORKDIR.value, SAMPLES_DIR.value, *runs[:1]
+    workdir = Path(next(filter(None, places)))
+
+    def evaluate_run(config: object, workdir: Path, **kwargs: str) -> object:
+        judge = predict if make_method(config).predictor else evaluate
+        return judge.evaluate_run(config, workdir, **kwargs)
+
+    modes: dict[str, Callable[..., object]] = {
+        'train': train_and_evaluate, 'eval': evaluate_run, 'sample': sample_run,
+        'predict': predict.predict_run,
+        'compile': partial(aot.compile_run, topology=TOPOLOGY.value),
+    }  # fmt: skip
+    run = modes[MODE.value]
+    if MODE.value == 'eval' and CHECKPOINT.value and WORKDIR.value:
+        run = partial(evaluate_run, out=WORKDIR.value)
+    if runs:
+        run = partial(compare_runs, runs)
+    elif SAMPLES_DIR.value:
+        folders = SAMPLES_DIR.value, TRUTH_DIR.value, HOLES_DIR.value
+        run = partial(evaluate_folders, folders)
+    codes = {
+        faults.NonFinite: faults.Exit.NON_FINITE,
+        faults.Preempted: faults.Exit.PREEMPTED,
+        faults.HostLost: faults.Exit.HOST_LOST,
+        aot.SomeTooLarge: faults.Exit.PARTIAL,
+    }
     try:
         sharding.configure_backend(config)
-        if MULTIHOST.value:
-            jax.distributed.initialize()
-        if MODE.value == 'train' and jax.process_index() == 0:
+        if MULTIHOST.value or COORDINATOR.value:
+            addresses = COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value
+            faults.join_hosts(*addresses, timeout=config.mesh.timeout)
+        if PROFILE_STEPS.value:
+            config.profile_steps = PROFILE_STEPS.value
+        if MODE.value in ('train', 'compile') and jax.process_index() == 0:
             workdir.mkdir(parents=True, exist_ok=True)
             log_to(workdir / 'log.txt')
-        run(config, workdir)
-    except (ValueError, OSError, NonFinite) as error:
+        with faults.contact():
+            run(config, workdir)
+    except (ValueError, OSError, aot.TooLarge, *codes) as error:
         if DEBUG.value:
             raise
-        hint = '(--debug shows where)'
-        print(f'error: {" ".join(str(error).split())} {hint}', file=sys.stderr)
-        sys.exit(3 if isinstance(error, NonFinite) else 1)
+        code = next((codes[kind] for kind in codes if isinstance(error, kind)), None)
+        message = ' '.join(str(error).split())
+        if code is None:
+            code, message = faults.Exit.USER_ERROR, f'{message} (--debug shows where)'
+        if faults.joined() and code != faults.Exit.PREEMPTED:
+            faults.leave(code, message)  # a farewell to the others would wait for them
+        print(f'error: {message}', file=sys.stderr)
+        sys.exit(int(code))
 
 
 class OwnWords(std_logging.Filter):
-    """Lets through what this package says, and the warnings of the libraries."""
+    """Lets through what this package says, and the warnings of others, without their tracebacks."""
 
     def filter(self, record: std_logging.LogRecord) -> bool:
-        return record.levelno >= std_logging.WARNING or 'fi_jax' in record.pathname
+        if record.pathname.startswith(str(Path(__file__).parent)):
+            return True
+        if not DEBUG.value:
+            record.exc_info = None
+        return record.levelno >= std_logging.WARNING
 
 
 def log_to(path: Path) -> None:
     """Copy the log of this program to a file, beside the terminal."""
+    std_logging.raiseExceptions = False  # on a full disk, the error that matters is another
     handler = std_logging.FileHandler(path)
     handler.setFormatter(std_logging.Formatter('%(asctime)s %(levelname)s %(message)s'))
     handler.addFilter(OwnWords())
@@ -79,8 +143,17 @@ def parse_flags(argv: list[str]) -> list[str]:
         if arg.startswith('--config=') and not Path(path).is_file():
             print(f'error: --config={path}: no such file; see configs/', file=sys.stderr)
             sys.exit(1)
+    elsewhere = any(arg.startswith(('--compare', '--samples_dir')) for arg in argv)
+    if elsewhere and not any(arg.startswith('--config=') for arg in argv):
+        # Nothing is trained: of a config, only its section eval is read.
+        argv = [argv[0], f'--config={DEFAULTS}', *argv[1:]]
     try:
-        return FLAGS(argv)
+        rest = FLAGS(argv)
+        if not (elsewhere or WORKDIR.value or CHECKPOINT.value):
+            raise flags.IllegalFlagValueError('flag --workdir is missing: give a run folder')
+        if CONFIG.value is None:
+            raise flags.IllegalFlagValueError('flag --config is missing: give a file in configs/')
+        return rest
     except (flags.Error, AttributeError, LookupError, TypeError, ValueError) as error:
         # A config file's own error comes wrapped in its traceback, the message last.
         text = str(error.args[0] if isinstance(error, KeyError) else error)
@@ -89,9 +162,10 @@ def parse_flags(argv: list[str]) -> list[str]:
         sys.exit(1)
 
 
-def console() -> None:
-    """Entry point."""
-    flags.mark_flags_as_required(['config', 'workdir'])
+def console(mode: str = 'train') -> None:
+    """Entry point; mode is the default of --mode."""
+    FLAGS.set_default('mode', mode)
+    FLAGS.set_gnu_getopt(True)  # flags may follow the runs of --compare
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().addFilter(OwnWords())
     logging.get_absl_handler().setFormatter(std_logging.Formatter('%(asctime)s %(message)s', '%T'))

@@ -1,14 +1,20 @@
-"""Devices, mesh and batch placement; the one place that chooses by backend."""
+"""Devices, mesh, and where state and batches lie; the one place that chooses by backend."""
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+PyTree = Any
+BATCH_AXES = ('data', 'fsdp')
 
 
 def configure_backend(config: Any) -> None:
@@ -39,10 +45,30 @@ def _largest_divisor(number: int, limit: int) -> int:
     return max(k for k in range(1, min(number, limit) + 1) if number % k == 0)
 
 
-def make_mesh() -> Mesh:
-    """All devices of all hosts on one axis, 'data'."""
-    # Auto axes: the default of make_mesh, Explicit, refuses a sharded kernel in a convolution.
-    return jax.make_mesh((jax.device_count(),), ('data',), axis_types=(AxisType.Auto,))
+def make_mesh(fsdp: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
+    """All devices of all hosts on two axes, 'data' and 'fsdp'; a batch is cut over both.
+
+    fsdp: devices over which the state is cut; 1 keeps a whole copy on each, 0 cuts over all, the
+    number of a host's devices cuts within a host and copies between hosts. Slices of TPUs joined by
+    a data-centre network are joined on 'data'. Raises ValueError where fsdp does not divide.
+    """
+    devices = jax.devices() if devices is None else devices
+    fsdp = fsdp or len(devices)
+    if fsdp < 0 or len(devices) % fsdp:
+        raise ValueError(
+            f'config.mesh.fsdp={fsdp} does not divide the {len(devices)} devices; choose a divisor,'
+            ' or 0 for all'
+        )
+    shape = (len(devices) // fsdp, fsdp)
+    slices = len({getattr(d, 'slice_index', 0) for d in devices})
+    if slices > 1 and shape[0] % slices == 0:
+        grid = mesh_utils.create_hybrid_device_mesh(
+            (shape[0] // slices, fsdp), (slices, 1), devices=list(devices)
+        )
+    else:
+        grid = mesh_utils.create_device_mesh(shape, list(devices))
+    # Auto axes: the default of jax.make_mesh, Explicit, refuses a sharded kernel in a convolution.
+    return Mesh(grid, BATCH_AXES, axis_types=(AxisType.Auto,) * 2)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -52,10 +78,29 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def by_example(mesh: Mesh) -> NamedSharding:
     """The leading axis cut over the devices."""
-    return NamedSharding(mesh, PartitionSpec('data'))
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
-def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+def place_state(tree: PyTree, mesh: Mesh, min_size: int) -> PyTree:
+    """A sharding for each array of a state (or its shapes).
+
+    An array of at least min_size numbers is cut over 'fsdp' along its largest dimension that
+    divides; the last of equals, for the output channels are whole tiles. The rest is copied.
+    """
+    width = mesh.shape['fsdp']
+
+    def place(x: Any) -> NamedSharding:
+        fits = [(size, axis) for axis, size in enumerate(x.shape) if size % width == 0]
+        if width == 1 or math.prod(x.shape) < min_size or not fits:
+            return replicated(mesh)
+        spec: list[str | None] = [None] * len(x.shape)
+        spec[max(fits)[1]] = 'fsdp'
+        return NamedSharding(mesh, PartitionSpec(*spec))
+
+    return jax.tree.map(place, tree)
+
+
+def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """This host's part of a batch -> global arrays, cut by example.
 
     Raises ValueError where the global batch does not divide by the number of devices.
@@ -68,3 +113,41 @@ def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array
         )
     sharding = by_example(mesh)
     return {name: jax.make_array_from_process_local_data(sharding, x) for name, x in batch.items()}
+
+
+class Row(NamedTuple):
+    """One line of the sharding table; bytes are of one device's part."""
+
+    name: str
+    arrays: int
+    cut: int
+    bytes_whole: int
+    bytes_device: int
+
+
+def table(nets: Mapping[str, PyTree], placement: Mapping[str, PyTree]) -> list[Row]:
+    """For each network, weights, statistics, moments and averages together: what is cut."""
+    rows = []
+    for name, net in nets.items():
+        leaves, places = jax.tree.leaves(net), jax.tree.leaves(placement[name])
+        whole = [x.size * x.dtype.itemsize for x in leaves]
+        part = [
+            math.prod(place.shard_shape(x.shape)) * x.dtype.itemsize
+            for x, place in zip(leaves, places, strict=True)
+        ]
+        cut = sum(a != b for a, b in zip(whole, part, strict=True))
+        rows.append(Row(name, len(leaves), cut, sum(whole), sum(part)))
+    return rows
+
+
+def as_text(rows: Sequence[Row], mesh: Mesh) -> str:
+    """The sharding table as lines for a log."""
+    total = Row('all', *(sum(column) for column in list(zip(*rows, strict=True))[1:]))
+    lines = [f'mesh {dict(mesh.shape)}: a batch is cut over both axes, the state over fsdp']
+    lines.append(f'{"network":<12}{"arrays":>8}{"cut":>6}{"MB":>10}{"MB a device":>14}')
+    lines += [
+        f'{r.name:<12}{r.arrays:>8}{r.cut:>6}{r.bytes_whole / 1e6:>10.2f}'
+        f'{r.bytes_device / 1e6:>14.2f}'
+        for r in [*rows, total]
+    ]
+    return '\n'.join(lines)

@@ -38,11 +38,13 @@ class Net:
     """A network with its parameters, for the length of one trace.
 
     Calling it applies it; `frozen` applies it with no gradient to its parameters (its inputs keep
-    theirs). Where a call moves running statistics they are found in `stats` afterwards.
+    theirs). Where a call moves running statistics they are found in `stats` afterwards. remat keeps
+    a call's inputs alone for the way back, and draws the rest again.
     """
 
-    def __init__(self, module: Any, params: PyTree, stats: PyTree):
+    def __init__(self, module: Any, params: PyTree, stats: PyTree, remat: bool = False):
         self._module, self._params, self.stats = module, params, stats
+        self._remat = remat
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._apply(self._params, args, kwargs)
@@ -51,20 +53,24 @@ class Net:
         return self._apply(jax.lax.stop_gradient(self._params), args, kwargs)
 
     def _apply(self, params: PyTree, args: tuple, kwargs: dict) -> Any:
-        variables = {'params': params, **self.stats}
-        if not self.stats:
-            return self._module.apply(variables, *args, **kwargs)
-        out, self.stats = self._module.apply(variables, *args, mutable=list(self.stats), **kwargs)
+        def call(variables: PyTree, *args: Any) -> Any:
+            return self._module.apply(variables, *args, mutable=list(self.stats), **kwargs)
+
+        call = jax.checkpoint(call) if self._remat else call
+        out, self.stats = call({'params': params, **self.stats}, *args)
         return out
 
 
 def bind(
-    method: Method, nets: Mapping[str, NetState], params: Mapping[str, PyTree] | None = None
+    method: Method,
+    nets: Mapping[str, NetState],
+    params: Mapping[str, PyTree] | None = None,
+    remat: bool = False,
 ) -> dict[str, Net]:
     """The method's networks with the state's parameters, or with those given instead."""
     params = params or {}
     return {
-        name: Net(module, params.get(name, nets[name].params), nets[name].stats)
+        name: Net(module, params.get(name, nets[name].params), nets[name].stats, remat)
         for name, module in method.nets.items()
     }
 

@@ -8,8 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
-from fi_jax import features, rng
+from fi_jax import features, rng, sharding
 from fi_jax.methods import Method, Phase
 from fi_jax.optim import ema_decay, rate_scale
 from fi_jax.state import NetState, TrainState, bind, bind_ema
@@ -23,38 +24,90 @@ def make_train_step(
     optimizers: Mapping[str, optax.GradientTransformation],
     config: Any,
     first_step: int = 0,
+    mesh: Mesh | None = None,
 ) -> Callable[[TrainState, features.Batch], tuple[TrainState, Metrics]]:
     """step(state, batch) -> (state, metrics): all phases of a stage in turn, then the averages.
 
-    A phase whose loss or gradient is not finite moves nothing, and is counted in `skipped/<phase>`
-    and in state.skips. first_step is the state's step at which the stage begins.
+    A phase whose loss, gradient or update is not finite moves nothing, and is counted in
+    `skipped/<phase>` and in state.skips. first_step is the state's step at which the stage begins.
+    On a mesh with an 'fsdp' axis, weights are gathered before a phase and its gradients cut after.
+    config.accumulate plays a phase on parts of the batch in turn; config.remat draws each network's
+    activations again on the way back. Raises ValueError where the parts do not divide the batch.
     """
     phases = method.stages[stage]
-    num_steps = config.steps[stage]
+    num_steps, parts = config.steps[stage], config.accumulate
+    if config.batch_size % (parts * (mesh.size if mesh else 1)):
+        raise ValueError(
+            f'config.batch_size={config.batch_size} does not divide into config.accumulate={parts} '
+            f'parts on each of {mesh.size if mesh else 1} devices'
+        )
+
+    def whole(tree: Any) -> Any:
+        if mesh is None or mesh.shape['fsdp'] == 1:
+            return tree
+        return jax.lax.with_sharding_constraint(tree, sharding.replicated(mesh))
+
+    def cut(tree: Any) -> Any:
+        if mesh is None or mesh.shape['fsdp'] == 1:
+            return tree
+        placement = sharding.place_state(tree, mesh, config.mesh.fsdp_min_size)
+        return jax.lax.with_sharding_constraint(tree, placement)
+
+    def gradients(nets: Mapping[str, NetState], batch: Any, phase: Phase, key: Any, step: Any):
+        """((loss, metrics), gradients, statistics) of a phase."""
+        weights = {name: whole(net.params) for name, net in nets.items()}
+        nets = {name: net.replace(params=weights[name]) for name, net in nets.items()}
+
+        def loss_fn(params: Any, stats: Any, batch: Any, key: jax.Array) -> Any:
+            bound = bind(
+                method,
+                {name: net.replace(stats=stats[name]) for name, net in nets.items()},
+                params,
+                config.remat,
+            )
+            loss, metrics = phase.loss(bound, batch, key, step)
+            return loss, (metrics, {name: net.stats for name, net in bound.items()})
+
+        grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+        params = {name: weights[name] for name in phase.nets}
+        stats = {name: net.stats for name, net in nets.items()}
+        if parts == 1:
+            (loss, (metrics, stats)), grads = grad_fn(params, stats, batch, key)
+            return (loss, metrics), cut(grads), stats
+
+        def one(carry: Any, part: Any) -> Any:
+            total, stats = carry
+            (loss, (metrics, stats)), grads = grad_fn(params, stats, *part)
+            return (cut(jax.tree.map(jnp.add, total, grads)), stats), (loss, metrics)
+
+        zeros = cut(jax.tree.map(jnp.zeros_like, params))
+        (total, stats), logs = jax.lax.scan(
+            one, (zeros, stats), (in_parts(batch, parts), jax.random.split(key, parts))
+        )
+        grads = jax.tree.map(lambda x: x / parts, total)
+        return jax.tree.map(lambda x: x.mean(0), logs), grads, stats
 
     def play(state: TrainState, batch: Any, phase: Phase, key: jax.Array, step: jax.Array):
-        def loss_fn(params: Any) -> Any:
-            nets = bind(method, state.nets, params)
-            loss, metrics = phase.loss(nets, batch, key, step)
-            return loss, (metrics, {name: nets[name].stats for name in nets})
-
-        params = {name: state.nets[name].params for name in phase.nets}
-        (loss, (metrics, stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
-        norms = {name: optax.tree.norm(grads[name]) for name in phase.nets}
-        finite = jnp.isfinite(loss) & jnp.isfinite(jnp.stack(list(norms.values()))).all()
+        (loss, metrics), grads, stats = gradients(state.nets, batch, phase, key, step)
         scale = rate_scale(step, num_steps, config.optim.decay_share)
-
-        nets = dict(state.nets)
+        moved, norms, sizes = {}, {}, []
         for name in phase.nets:
-            net = nets[name]
+            net = state.nets[name]
             updates, opt_state = optimizers[name].update(grads[name], net.opt_state, net.params)
             updates = jax.tree.map(lambda u: u * scale, updates)
-            moved = net.replace(
+            norms[name] = optax.tree.norm(grads[name])
+            sizes += [norms[name], optax.tree.norm(updates)]
+            moved[name] = net.replace(
                 params=optax.apply_updates(net.params, updates),
                 opt_state=opt_state,
                 stats=stats[name],
             )
-            nets[name] = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, net)
+        finite = jnp.isfinite(loss) & jnp.isfinite(jnp.stack(sizes)).all()
+        nets = dict(state.nets)
+        for name in phase.nets:
+            nets[name] = jax.tree.map(
+                lambda new, old: jnp.where(finite, new, old), moved[name], nets[name]
+            )
 
         logs = dict(metrics)
         logs |= {f'loss/{phase.name}': loss, f'skipped/{phase.name}': 1.0 - finite}
@@ -105,6 +158,20 @@ def make_train_step(
     return train_step
 
 
+def in_parts(batch: features.Batch, parts: int) -> dict[str, jax.Array]:
+    """(B,...) arrays -> (parts,B/parts,...), each part from every device's own rows.
+
+    Neighbours stay together in pairs, for path S may draw them as twins.
+    """
+
+    def cut(x: jax.Array) -> jax.Array:
+        pair = 2 if len(x) % (2 * parts) == 0 else 1
+        grouped = x.reshape(-1, parts, pair, *x.shape[1:])
+        return jnp.moveaxis(grouped, 1, 0).reshape(parts, -1, *x.shape[1:])
+
+    return {name: cut(x) for name, x in batch.items()}
+
+
 def draw_samples(
     method: Method,
     nets: Mapping[str, NetState],
@@ -116,15 +183,13 @@ def draw_samples(
     """num_samples completions of each image of a prepared batch, from the averaged weights.
 
     Returns the method's outputs, each (B,N,H,W,C), and `composite`, uint8, whose visible pixels
-    are the image's own. Sample k of image i depends on (seed, i, k) alone; zero takes z = 0.
+    are the image's own. Sample k of image i depends on (seed, i, k) alone; zero takes z = 0. Raises
+    ValueError for a method that draws no image.
     """
+    if method.sample is None:
+        raise ValueError('this method draws no image; use --mode=predict')
     b = batch['image'].shape[0]
-
-    def noise(sample: jax.Array) -> jax.Array:
-        keys = rng.sample_keys(seed, batch['index'], sample)
-        return jax.vmap(lambda key: jax.random.normal(key, (method.noise_dim,)))(keys)
-
-    drawn = jax.vmap(noise, out_axes=1)(jnp.arange(num_samples))  # (B,N,D)
+    drawn = _noise(method, batch['index'], seed, num_samples)
     drawn = jnp.zeros_like(drawn) if zero else drawn
     # Samples are neighbours on the batch axis, so that no image leaves its device.
     many = {name: jnp.repeat(x, num_samples, axis=0) for name, x in batch.items()}
@@ -133,6 +198,37 @@ def draw_samples(
         features.to_uint8(out['image']), features.to_uint8(many['image']), many['hole']
     )
     return {name: x.reshape(b, num_samples, *x.shape[1:]) for name, x in out.items()}
+
+
+def _noise(method: Method, index: jax.Array, seed: int, num_samples: int) -> jax.Array:
+    """(B,N,noise_dim) standard normal; row k of image i depends on (seed, i, k) alone."""
+
+    def one(sample: jax.Array) -> jax.Array:
+        keys = rng.sample_keys(seed, index, sample)
+        return jax.vmap(lambda key: jax.random.normal(key, (method.noise_dim,)))(keys)
+
+    return jax.vmap(one, out_axes=1)(jnp.arange(num_samples))
+
+
+def make_predict_step(
+    method: Method, seed: int, num_samples: int
+) -> Callable[[Mapping[str, NetState], features.Batch], dict[str, Any]]:
+    """predict(state.nets, batch) -> a batch of the pipeline with what was predicted for it.
+
+    Its `scores` are the method's own, {name: (B,)}. Averaged weights; num_samples shapes an image.
+    Raises ValueError for a method that predicts no points.
+    """
+    predictor = method.predictor
+    if predictor is None:
+        raise ValueError('this method predicts no points; use --mode=sample')
+
+    def predict(nets: Mapping[str, NetState], batch: features.Batch) -> dict[str, Any]:
+        bound, prepared = bind_ema(method, nets), features.prepare(batch)
+        noise = _noise(method, batch['index'], seed, num_samples)
+        drawn = predictor.predict(bound, prepared, noise)
+        return {**batch, **drawn, 'scores': predictor.score(bound, prepared, drawn)}
+
+    return predict
 
 
 def make_sample_step(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 import importlib.metadata
 import json
 import math
 import platform
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,50 +17,77 @@ from absl import logging
 from clu import parameter_overview
 from jax.sharding import Mesh
 
-from fi_jax import pictures, sharding, steps
+from fi_jax import evaluate, pictures, predict, sharding, steps
 from fi_jax.checkpoint import Checkpointer, warm_start
-from fi_jax.evaluate import as_text, evaluate, evaluate_split
+from fi_jax.evaluate import tolerate
+from fi_jax.faults import HostWatch, NonFinite, Preempted, Preemption
 from fi_jax.input_pipeline.loader import EvalExamples, Tolerant, eval_batches, train_iterator
 from fi_jax.input_pipeline.sources import Source, make_source
+from fi_jax.meter import Clock, Meter, Profile
 from fi_jax.methods import Method, make_method
 from fi_jax.optim import make_optimizers
 from fi_jax.state import TrainState, init_state
 from fi_jax.writers import Writer, save_json
 
-
-class NonFinite(RuntimeError):
-    """Too many steps in a row whose loss or gradient was not finite."""
+# A run that changes one of these is another run; all else may change, and is told.
+FIXED = (
+    'method', 'res', 'seed', 'batch_size', 'nets', 'gan', 'schedule', 'prior', 'extractor_input',
+    'landmarks', 'data.flip', 'data.hull', 'data.holes', 'data.augment',
+)  # fmt: skip
 
 
 def train_and_evaluate(config: Any, workdir: str | Path) -> TrainState:
     """Train the stages of a config in a run folder, evaluate at the end, return the last state.
 
-    Begins from, in this order: the newest checkpoint of the run folder itself, the run that
-    config.warm_start names, fresh weights. Raises ValueError or FileNotFoundError on bad input,
-    NonFinite when training diverged.
+    Begins from, in this order: the newest whole checkpoint of the run folder itself, the run that
+    config.warm_start names, fresh weights. Raises ValueError, FileNotFoundError or OSError on bad
+    input, NonFinite when training diverged, Preempted when SIGTERM asked it to save and end.
     """
     workdir = Path(workdir)
-    mesh = sharding.make_mesh()
+    with (
+        HostWatch(workdir / 'hosts', config.mesh.timeout) as hosts,
+        Preemption() as preemption,
+        Clock(workdir) as clock,
+    ):
+        return _train(config, workdir, hosts, preemption, clock)
+
+
+def _train(
+    config: Any, workdir: Path, hosts: HostWatch, preemption: Preemption, clock: Clock
+) -> TrainState:
+    mesh = sharding.make_mesh(config.mesh.fsdp)
     method = make_method(config)
     optimizers = make_optimizers(config, method.nets)
     plan = stage_plan(method, config)
-    last_step = plan[-1][2]
+    stage_ends = {last for _, _, last in plan}
+    last_step = max(stage_ends)
+    profile = Profile(config.profile_steps, workdir)
 
-    source = Tolerant(make_source(config.data, 'train'), config.data.max_bad_share)
+    faces = make_source(config.data, 'train')
+    source = Tolerant(faces, config.data.max_bad_share)
     held_back = make_source(config.data, 'val')
     batches = train_iterator(source, config, jax.process_index(), jax.process_count())
     describe_run(config, workdir, mesh, len(source), len(held_back))
 
-    replicated = sharding.replicated(mesh)
-    init = jax.jit(
-        lambda: init_state(method, optimizers, config.res, config.seed), out_shardings=replicated
-    )
-    state = init()
-    log_parameters(state)
+    def init() -> TrainState:
+        return init_state(method, optimizers, config.res, config.seed)
 
-    with Checkpointer(workdir, config.checkpoint) as checkpointer, Writer(workdir) as writer:
-        if checkpointer.latest() is not None:
-            state, position, _ = checkpointer.restore(state)
+    shapes = jax.eval_shape(init)
+    placement = sharding.place_state(shapes, mesh, config.mesh.fsdp_min_size)
+    state = jax.jit(init, out_shardings=placement)()
+    log_parameters(state)
+    if mesh.size > 1:
+        rows = sharding.table(shapes.nets, placement.nets)
+        logging.info('where the state lies\n%s', sharding.as_text(rows, mesh))
+
+    with (
+        Checkpointer(workdir, config.checkpoint) as checkpointer,
+        Writer(workdir, config.tracker, settings_of(config)) as writer,
+    ):
+        resumes = checkpointer.latest() is not None
+        if resumes:
+            state, position, meta = checkpointer.restore(state)
+            check_resume(config, plan, int(state.step), meta, fingerprint(faces), workdir)
             batches.set_state(position)
             logging.info('resumed %s at step %d', workdir, int(state.step))
         elif config.warm_start:
@@ -71,60 +97,98 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> TrainState:
                 'config.warm_start is empty: %s begins from fresh weights, without the stage '
                 'before it', plan[0][0],
             )  # fmt: skip
+        record_run(config, workdir)
+        clock.first = clock.last = int(state.step)
+        # Also what a start left that was killed before its first checkpoint.
+        writer.rewind(int(state.step) if resumes else -1)
+        about = {'settings': fixed_settings(config), 'steps': config.steps.to_dict()}
+        about['data'] = fingerprint(faces)
 
         look = Look(method, held_back, config, mesh, writer)
         validation = EvalExamples(
             held_back, config, 'mixture', config.validate.limit, config.eval.batch_size
         )
+        judge = predict if method.predictor else evaluate
+        validate = judge.mean_scores(method, validation, config, mesh, config.validate.num_samples)
+        trouble: dict[str, str] = {}  # metrics that failed: they never end a training
 
-        def boundary(step: int, state: TrainState) -> None:
-            """What happens between two steps: look, validate, save."""
+        def boundary(stage: str, step: int, state: TrainState) -> None:
+            """What happens between two steps: look, validate, save, and end where one must."""
+            preempted = preemption.reached(step)
             if step % config.pictures_every == 0 or step == last_step:
-                look(step, state)
-            if step and (step % config.checkpoint.every == 0 or step == last_step):
-                scores = evaluate(
-                    method, state.nets, validation, config, mesh,
-                    config.validate.num_samples, config.eval.batch_size,
-                )['all']  # fmt: skip
-                means = {name: cell['mean'] for name, cell in scores.items()}
-                writer.scalars(step, {f'val/{name}': mean for name, mean in means.items()})
-                checkpointer.save(step, state, batches.get_state(), {}, means)
+                with clock('look'):
+                    look(step, state)
+            means: dict[str, float] = {}
+            due = step % config.checkpoint.every == 0 or step in stage_ends
+            if step and due:
+                with clock('eval'), tolerate(trouble, f'validation at step {step}'):
+                    means = validate(state.nets)
+                values = {f'val/{name}': mean for name, mean in means.items()}
+                writer.scalars(step, values | {'val/failures': float(len(trouble))})
+            if (step and due) or preempted:
+                # A checkpoint without a finite score is kept as the newest, never as the best.
+                scored = math.isfinite(means.get(config.checkpoint.best, math.nan))
+                with clock('checkpoint'):
+                    meta = {'stage': stage, **about}
+                    scores = means if scored else {}
+                    checkpointer.save(step, state, batches.get_state(), meta, scores)
+                    if step in stage_ends or preempted:
+                        checkpointer.wait()
+            if preempted:
+                raise Preempted(f'step {step} is saved in {workdir}; the same command resumes')
+            if step in stage_ends:
+                preemption.saved = True  # a long compilation or evaluation follows
 
         for stage, first, last in plan:
+            step = max(int(state.step), first)
+            if step >= last:
+                continue
+            if step == 0:
+                boundary(stage, step, state)
             train_step = jax.jit(
-                steps.make_train_step(method, stage, optimizers, config, first),
+                steps.make_train_step(method, stage, optimizers, config, first, mesh),
                 donate_argnums=0,
-                out_shardings=replicated,
+                out_shardings=(placement, sharding.replicated(mesh)),
             )
-            meter = Meter(stage, config, last, writer)
-            for step in range(max(int(state.step), first), last):
-                with meter.paused():
-                    # Before the next batch is taken: the saved data position is the step's own.
-                    boundary(step, state)
-                with meter.waiting():
-                    batch = next(batches)
-                state, metrics = train_step(state, sharding.shard_batch(batch, mesh))
-                if meter.add(step + 1, metrics):
-                    stop_if_diverged(state, config.max_skips)
-        boundary(last_step, state)
+            meter = Meter(stage, config, last, writer, clock)
+            kind = 'compile'
+            while step < last:
+                profile(step, state)
+                with clock('data'):
+                    batch = sharding.shard_batch(next(batches), mesh)
+                hosts.mark()
+                with clock(kind):
+                    state, metrics = train_step(state, batch)
+                    step, kind = step + 1, 'step'
+                    due = meter.add(step, metrics)
+                preemption.saved = False
+                clock.last = step
+                hosts.mark()
+                if due:
+                    stop_if_diverged(state, config.max_skips, meter.trouble)
+                # Before the next batch is taken: the saved data position is the step's own.
+                boundary(stage, step, state)
         batches.close()
 
         if source.bad:
             logging.warning('%d bad images were replaced by their neighbours', len(source.bad))
         if config.eval.at_end:
-            rows = evaluate_split(method, state.nets, config, workdir, mesh)
-            logging.info('evaluation of %s\n%s', workdir, as_text(rows))
+            with clock('eval'), tolerate(trouble, 'the evaluation at the end'):
+                found = judge.evaluate_split(method, state.nets, config, workdir, mesh, last_step)
+                logging.info('evaluation of %s\n%s', workdir, judge.as_text(found))
+        if trouble:
+            logging.warning('%d evaluations failed: %s', len(trouble), ', '.join(trouble))
     logging.info('done: look at %s', workdir / 'samples')
     return state
 
 
-def stop_if_diverged(state: TrainState, max_skips: int) -> None:
+def stop_if_diverged(state: TrainState, max_skips: int, trouble: str) -> None:
     """Raise NonFinite where too many steps in a row moved nothing."""
     if int(state.skips) >= max_skips:
         raise NonFinite(
-            f'step {int(state.step)}: {int(state.skips)} steps in a row were not finite '
-            f'(config.max_skips={max_skips}); lower config.optim.lr, or look for the first null in '
-            'metrics.jsonl. The last checkpoint is whole.'
+            f'{int(state.skips)} steps in a row were not finite (config.max_skips={max_skips}); '
+            f'the last: {trouble}. Lower config.optim.lr, or look at the data. The last '
+            'checkpoint is whole.'
         )
 
 
@@ -138,94 +202,99 @@ def stage_plan(method: Method, config: Any) -> list[tuple[str, int, int]]:
             f'config.steps: {sorted(unknown)} are no stages of {config.method}; '
             f'it has {list(method.stages)}'
         )
-    plan, first = [], 0
-    for stage in method.stages:
-        count = config.steps.get(stage, 0)
-        if count > 0:
-            plan.append((stage, first, first + count))
-            first += count
+    plan = spans({stage: config.steps.get(stage, 0) for stage in method.stages})
     if not plan:
         raise ValueError(f'config.steps: all stages have 0 steps; set one of {list(method.stages)}')
     return plan
 
 
-def mean_metrics(rows: list[Mapping[str, np.ndarray]]) -> dict[str, float]:
-    """Means over steps; a lazy phase counts only where it played (NaN elsewhere)."""
-    means = {}
-    for name in rows[-1]:
-        values = np.array([row[name] for row in rows], np.float64)
-        played = values[~np.isnan(values)]
-        means[name] = float(played.mean()) if played.size else math.nan
-    return means
+def spans(counts: Mapping[str, int]) -> list[tuple[str, int, int]]:
+    """(stage, first step, last step) of each stage that has steps."""
+    plan, first = [], 0
+    for stage, count in counts.items():
+        if count > 0:
+            plan.append((stage, first, first + count))
+            first += count
+    return plan
 
 
-class Meter:
-    """The numbers of a stage: means of the metrics, rate, ETA, share of time waiting for data.
+# ------------------------------------------------------------------------- is it the same run
 
-    Pictures, validation and saves are not training time, nor is what comes before the first line:
-    compilation.
-    """
 
-    def __init__(self, stage: str, config: Any, last: int, writer: Writer):
-        self._stage, self._last, self._writer = stage, last, writer
-        self._batch_size, self._every = config.batch_size, config.log_every
-        self._pending: list[dict[str, jax.Array]] = []
-        self._start: tuple[float, int] | None = None
-        self._spent = {'paused': 0.0, 'waiting': 0.0}
+def settings_of(config: Any) -> dict[str, Any]:
+    """The config as plain JSON values."""
+    return json.loads(config.to_json_best_effort())
 
-    @contextlib.contextmanager
-    def _timed(self, what: str) -> Iterator[None]:
-        begin = time.perf_counter()
-        yield
-        self._spent[what] += time.perf_counter() - begin
 
-    def paused(self) -> contextlib.AbstractContextManager[None]:
-        """Time inside is not training time."""
-        return self._timed('paused')
+def flat(settings: Mapping[str, Any], head: str = '') -> dict[str, Any]:
+    """Each leaf by its dotted path."""
+    out: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            out |= flat(value, f'{head}{name}.')
+        else:
+            out[head + name] = value
+    return out
 
-    def waiting(self) -> contextlib.AbstractContextManager[None]:
-        """Time inside is waiting for data."""
-        return self._timed('waiting')
 
-    def add(self, step: int, metrics: dict[str, jax.Array]) -> bool:
-        """Take a finished step's metrics; true where a line was due, and written."""
-        self._pending.append(metrics)
-        if len(self._pending) > 2:
-            # The host runs two steps ahead at most, else waiting for data could not be told.
-            jax.block_until_ready(self._pending[-3])
-        if step % self._every and step != self._last:
-            return False
-        means = mean_metrics(jax.device_get(self._pending))
-        self._pending = []
-        rates = self._rates(step)
-        self._writer.scalars(step, means | {f'time/{name}': x for name, x in rates.items()})
-        losses = '  '.join(f'{k} {v:.4g}' for k, v in means.items() if k.startswith('loss/'))
-        head = f'{self._stage} step {step}/{self._last}'
-        logging.info('%s  %s%s', head, self._speed(step, rates), losses)
-        if self._start is None:
-            self._start = time.perf_counter(), step
-            self._spent = dict.fromkeys(self._spent, 0.0)
-        return True
+def fixed_settings(config: Any) -> dict[str, Any]:
+    """The settings that a resume must find unchanged, by dotted path."""
+    return {
+        path: value
+        for path, value in flat(settings_of(config)).items()
+        if f'{path}.'.startswith(tuple(f'{head}.' for head in FIXED))
+    }
 
-    def _rates(self, step: int) -> dict[str, float]:
-        if self._start is None:
-            return {}
-        begin, first = self._start
-        seconds = time.perf_counter() - begin - self._spent['paused']
-        return {
-            'steps_per_s': (step - first) / seconds,
-            'images_per_s': (step - first) * self._batch_size / seconds,
-            'data_wait_share': self._spent['waiting'] / seconds,
-        }
 
-    def _speed(self, step: int, rates: Mapping[str, float]) -> str:
-        if not rates:
-            return '(compiled)  '
-        minutes, seconds = divmod(round((self._last - step) / rates['steps_per_s']), 60)
-        return (
-            f'{rates["steps_per_s"]:.2f} step/s  {rates["images_per_s"]:.0f} image/s  '
-            f'ETA {minutes}m{seconds:02d}s  data wait {rates["data_wait_share"]:.1%}  '
+def fingerprint(source: Source) -> dict[str, Any]:
+    """What tells one data set from another without decoding it: number and names of its images."""
+    names = '\n'.join(getattr(source, 'names', ()))
+    return {'images': len(source), 'names': hashlib.sha256(names.encode()).hexdigest()[:16]}
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """'name: before -> now' of each entry that differs."""
+    names = sorted({*before, *now})
+    return [
+        f'{name}: {before.get(name)} -> {now.get(name)}'
+        for name in names
+        if before.get(name) != now.get(name)
+    ]
+
+
+def check_resume(
+    config: Any, plan: Sequence[tuple[str, int, int]], step: int, meta: Mapping[str, Any],
+    data: Mapping[str, Any], workdir: Path,
+) -> None:  # fmt: skip
+    """Raise ValueError where a checkpoint is of another run; log the changes that are none."""
+    if 'settings' not in meta:
+        logging.warning('the checkpoint is of an earlier version: its config is not checked')
+        return
+    found = changes(meta['settings'], fixed_settings(config))
+    begun = {stage: first for stage, first, _ in spans(meta['steps']) if first < step}
+    found += changes(
+        {f'first step of {stage}': first for stage, first in begun.items()},
+        {f'first step of {stage}': first for stage, first, _ in plan if first < step},
+    )
+    found += changes(
+        {f'data set, {name}': value for name, value in meta['data'].items()},
+        {f'data set, {name}': value for name, value in data.items()},
+    )
+    if found:
+        raise ValueError(
+            f'--workdir={workdir} holds another run, at step {step} of {meta["stage"]}: '
+            f'{"; ".join(found)}; undo the change, or give a new --workdir and begin it with '
+            f'--config.warm_start={workdir}'
         )
+    before = workdir / 'config.json'
+    if before.exists():
+        told = changes(flat(json.loads(before.read_text())), flat(settings_of(config)))
+        for change in told:
+            logging.warning('resumed with a changed config: %s', change)
+
+
+def _faces(drawn: Mapping[str, np.ndarray]) -> np.ndarray:
+    return pictures.sheet(drawn, drawn)
 
 
 class Look:
@@ -239,7 +308,9 @@ class Look:
             iter(eval_batches(examples, config, rows, jax.process_index(), jax.process_count()))
         )
         self._batch = sharding.shard_batch(batch, mesh)
-        draw = steps.make_sample_step(method, config.seed, config.num_picture_samples)
+        make_step = steps.make_predict_step if method.predictor else steps.make_sample_step
+        self._sheet = method.predictor.sheet if method.predictor else _faces
+        draw = make_step(method, config.seed, config.num_picture_samples)
         self._draw = jax.jit(draw, out_shardings=replicated)
         self._watch = jax.jit(steps.make_watch_step(method, config.seed), out_shardings=replicated)
         self._writer = writer
@@ -247,7 +318,7 @@ class Look:
     def __call__(self, step: int, state: TrainState) -> None:
         drawn = jax.device_get(self._draw(state.nets, self._batch))
         watched = jax.device_get(self._watch(state.nets, self._batch))
-        self._writer.picture(step, 'faces', pictures.sheet(drawn, drawn))
+        self._writer.picture(step, 'faces', self._sheet(drawn))
         scalars = {f'watch/{k}': float(v) for k, v in watched.items() if v.ndim == 0}
         self._writer.scalars(step, scalars)
         for name, values in watched.items():
@@ -256,20 +327,20 @@ class Look:
 
 
 def describe_run(config: Any, workdir: Path, mesh: Mesh, num_train: int, num_val: int) -> None:
-    """Write config.json and versions.json and say what runs where."""
-    settings = json.loads(config.to_json_best_effort())
+    """Say what runs where."""
     logging.info(
         '%s, preset %s, %d px, batch %d on %d %s devices of %d hosts; %d training faces, %d '
         'held back; run folder %s',
         config.method, config.get('preset', '-'), config.res, config.batch_size, mesh.size,
         jax.devices()[0].platform, jax.process_count(), num_train, num_val, workdir,
     )  # fmt: skip
+
+
+def record_run(config: Any, workdir: Path) -> None:
+    """Write config.json and versions.json."""
     if jax.process_index():
         return
-    before = workdir / 'config.json'
-    if before.exists() and json.loads(before.read_text()) != settings:
-        logging.warning('%s differs from the config this run began with', before)
-    save_json(before, settings)
+    save_json(workdir / 'config.json', settings_of(config))
     packages = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
     versions = {name: importlib.metadata.version(name) for name in packages}
     save_json(workdir / 'versions.json', {'python': platform.python_version(), **versions})

@@ -1,7 +1,8 @@
-"""Where a run reports: metrics.jsonl, TensorBoard events, PNGs; process 0 alone writes."""
+"""Where a run reports: metrics.jsonl, PNGs, TensorBoard, a tracker; process 0 alone writes."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 from collections.abc import Mapping
@@ -15,16 +16,33 @@ from PIL import Image
 
 
 class Writer:
-    """Scalars and pictures of a run. TensorBoard is fed where tensorboardX is installed."""
+    """Scalars and pictures of a run. TensorBoard is fed where tensorboardX is installed.
 
-    def __init__(self, workdir: str | Path):
+    tracker names a module with init(project, name, config), log(values, step) and finish(): wandb
+    and trackio have them. Raises ValueError where it cannot be imported.
+    """
+
+    def __init__(
+        self, workdir: str | Path, tracker: str = '', settings: Mapping[str, Any] | None = None
+    ):
         self._folder = Path(workdir)
         self._active = jax.process_index() == 0
         self._events: Any = None
+        self._tracker: Any = None
         if not self._active:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._lines = open(self._folder / 'metrics.jsonl', 'a', buffering=1)  # noqa: SIM115
+        if tracker:
+            try:
+                self._tracker = importlib.import_module(tracker)
+            except ImportError as error:
+                raise ValueError(
+                    f'config.tracker={tracker!r}: {error}; pip install it, or leave it empty'
+                ) from error
+            begin, name = self._tracker.init, self._folder.resolve().name
+            begin(project='fi_jax', name=name, config=dict(settings or {}))
+        self._path = self._folder / 'metrics.jsonl'
+        self._lines = open(self._path, 'a', buffering=1)  # noqa: SIM115
         try:
             from tensorboardX import SummaryWriter
 
@@ -40,6 +58,19 @@ class Writer:
             self._lines.close()
         if self._events:
             self._events.close()
+        if self._tracker:
+            self._tracker.finish()
+
+    def rewind(self, step: int) -> None:
+        """Take back the lines of metrics.jsonl past a step that a resumed run plays again."""
+        if not self._active:
+            return
+        self._lines.close()
+        kept = [line for line in self._path.read_text().splitlines(True) if _step_of(line) <= step]
+        part = self._path.with_name(self._path.name + '.part')
+        part.write_text(''.join(kept))
+        part.replace(self._path)
+        self._lines = open(self._path, 'a', buffering=1)  # noqa: SIM115
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """One line of metrics.jsonl, and a point on each curve; what is not finite becomes null."""
@@ -47,10 +78,12 @@ class Writer:
             return
         line = {k: v if math.isfinite(v) else None for k, v in values.items()}
         self._lines.write(json.dumps({'step': step, **line}) + '\n')
+        known = {name: value for name, value in line.items() if value is not None}
         if self._events:
-            for name, value in line.items():
-                if value is not None:
-                    self._events.add_scalar(name, value, step)
+            for name, value in known.items():
+                self._events.add_scalar(name, value, step)
+        if self._tracker:
+            self._tracker.log(known, step=step)
 
     def vector(self, step: int, name: str, values: np.ndarray) -> None:
         """A line of metrics.jsonl with the values (D,), and their histogram in TensorBoard."""
@@ -68,6 +101,13 @@ class Writer:
         save_png(self._folder / 'samples' / f'{name}_{step:07d}.png', image)
         if self._events:
             self._events.add_image(name, image, step, dataformats='HWC')
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)['step']
+    except (ValueError, KeyError, TypeError):
+        return math.inf  # a line cut short by a kill
 
 
 def save_png(path: str | Path, image: np.ndarray) -> None:

@@ -1,6 +1,7 @@
-"""Metrics: parity with scikit-image, what must not matter, and the streaming means."""
+"""Metrics: parity with scikit-image, what must not matter, and fills."""
 
 import itertools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,9 @@ import numpy as np
 import pytest
 import skimage.metrics
 
-from fi_jax.metrics import fills, image, streaming
+from fi_jax.metrics import fills, image
+from tests import metric_inputs as inputs
+from tests import references
 
 SIZE = 32
 
@@ -16,7 +19,6 @@ l1, l1_hole = jax.jit(image.l1), jax.jit(image.l1_hole)
 psnr, psnr_hole = jax.jit(image.psnr), jax.jit(image.psnr_hole)
 ssim, ssim_hole, ssim_map = jax.jit(image.ssim), jax.jit(image.ssim_hole), jax.jit(image.ssim_map)
 pair_distance, score = jax.jit(image.pair_distance), jax.jit(image.score)
-update = jax.jit(streaming.update)
 
 
 def noise(*shape, seed=0):
@@ -154,6 +156,34 @@ def test_pair_distance_against_a_double_loop():
     assert jnp.isnan(pair_distance(samples[:, :1], hole)).all()
 
 
+def test_ms_ssim_golden_values():
+    """Of piq 0.8.0 and pytorch-msssim 1.0.0 on the same pictures."""
+    golden = json.loads(references.GOLDEN.read_text())['structure']
+    a, b, _ = inputs.pairs(192)
+    np.testing.assert_allclose(ssim(a, b), golden['ssim/piq'], rtol=1e-4)
+    ours = jax.jit(image.ms_ssim)(a, b)
+    np.testing.assert_allclose(ours, golden['ms_ssim/pytorch-msssim'], rtol=1e-4)
+    np.testing.assert_allclose(ours, golden['ms_ssim/piq'], rtol=1e-4)
+    with pytest.raises(ValueError, match='at least 161 pixels'):
+        image.ms_ssim(a[:, :160], b[:, :160])
+
+
+def test_seam_sees_a_shifted_hole_and_no_edge_of_a_photo():
+    y, x = np.mgrid[:SIZE, :SIZE].astype(np.float32)
+    photo = np.repeat((3 * x + 2 * y)[..., None], 3, -1)  # a ramp has the same step everywhere
+    hole = square_hole()
+    seam = jax.jit(image.seam)
+    np.testing.assert_allclose(seam(photo, hole), 0, atol=1e-4)
+    # The shift lies against the ramp on two sides and with it on the other two.
+    lifted = photo + 30 * hole
+    steps = [abs(3 + 30) - 3, abs(3 - 30) - 3, abs(2 + 30) - 2, abs(2 - 30) - 2]
+    np.testing.assert_allclose(seam(lifted, hole), np.mean(steps), rtol=1e-5)
+    noisy = photo + 30 * hole * (noise(SIZE, SIZE, 1) > 127)
+    assert seam(noisy, hole) < seam(lifted, hole) / 2
+    assert jnp.isnan(seam(photo, np.zeros_like(hole)))
+    assert seam(np.stack([photo, lifted]), np.stack([hole, hole])).shape == (2,)
+
+
 def test_score_is_mean_and_best_of_the_samples():
     truth, hole = noise(2, SIZE, SIZE, 3), np.stack([square_hole(), square_hole(stop=32)])
     strength = np.array([0.1, 0.5, 0.9], np.float32).reshape(1, 3, 1, 1, 1)
@@ -184,151 +214,11 @@ def test_score_is_mean_and_best_of_the_samples():
     )
 
 
-def examples(count, groups=3, seed=0):
-    rng = np.random.default_rng(seed)
-    values = {'psnr': rng.normal(30, 5, count), 'l1': rng.exponential(0.01, count)}
-    member = rng.integers(0, 2, (count, groups))
-    member[:, 0] = 1
-    return {k: v.astype(np.float32) for k, v in values.items()}, member.astype(np.float32)
-
-
-def stream(values, member, order, batch, weight=None):
-    acc = streaming.init(tuple(values), member.shape[1])
-    weight = np.ones(len(member), np.float32) if weight is None else weight
-    for start in range(0, len(order), batch):
-        rows = order[start : start + batch]
-        acc = update(acc, {k: v[rows] for k, v in values.items()}, member[rows], weight[rows])
-    return acc
-
-
-def assert_same_summary(acc, other, rtol=1e-5):
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol), acc, other)
-
-
-def test_streaming_mean_std_and_count():
-    values, member = examples(60)
-    names = ('all', 'a', 'b')
-    summary = streaming.compute(stream(values, member, np.arange(60), 7), names)
-    for column, group in enumerate(names):
-        for metric, v in values.items():
-            inside = v[member[:, column] == 1].astype(np.float64)
-            got = summary[group][metric]
-            assert got.count == len(inside)
-            np.testing.assert_allclose(got.mean, inside.mean(), rtol=1e-6)
-            np.testing.assert_allclose(got.std, inside.std(ddof=1), rtol=1e-5)
-            np.testing.assert_allclose(got.stderr, got.std / np.sqrt(len(inside)))
-
-
-def test_order_split_and_merge_do_not_matter():
-    values, member = examples(48)
-    whole = stream(values, member, np.arange(48), 48)
-    shuffled = np.random.default_rng(1).permutation(48)
-    assert_same_summary(stream(values, member, shuffled, 5), whole)
-    left = stream(values, member, shuffled[:11], 4)
-    right = stream(values, member, shuffled[11:], 8)
-    assert_same_summary(streaming.merge(left, right), whole)
-    assert_same_summary(streaming.merge(right, left), whole)
-    nothing = streaming.init(tuple(values), 3)
-    assert_same_summary(streaming.merge(nothing, whole), whole, rtol=0)
-    assert_same_summary(streaming.merge(whole, nothing), whole, rtol=0)
-
-
-def test_padded_rows_are_not_counted():
-    values, member = examples(10)
-    plain = stream(values, member, np.arange(10), 10)
-    padded = {k: np.concatenate([v, [1e6, np.nan, -np.inf]]) for k, v in values.items()}
-    weight = np.concatenate([np.ones(10), np.zeros(3)])
-    groups = np.concatenate([member, np.ones((3, 3))])
-    assert_same_summary(stream(padded, groups, np.arange(13), 13, weight), plain)
-
-
-def test_nan_leaves_out_one_value_of_one_metric():
-    values, member = examples(10)
-    values['psnr'][4] = np.nan
-    summary = streaming.compute(stream(values, member, np.arange(10), 3), ('all', 'a', 'b'))
-    kept = np.delete(values['psnr'], 4)
-    np.testing.assert_allclose(summary['all']['psnr'].mean, kept.mean(), rtol=1e-6)
-    assert summary['all']['psnr'].count == 9
-    assert summary['all']['l1'].count == 10
-
-
-def test_a_group_without_examples_is_nan():
-    values, member = examples(4)
-    member[:, 2] = 0
-    empty = streaming.compute(stream(values, member, np.arange(4), 2), ('all', 'a', 'b'))['b']
-    assert empty['psnr'].count == 0
-    assert np.isnan([empty['psnr'].mean, empty['psnr'].std, empty['psnr'].stderr]).all()
-
-
-def test_float32_keeps_its_digits_over_20000_updates():
-    # One example a time is the hardest case; a small spread on a large mean the second hardest.
-    values = np.random.default_rng(0).normal(90, 0.1, 20_000).astype(np.float32)
-
-    @jax.jit
-    def run(values):
-        def step(acc, v):
-            return streaming.update(acc, {'m': v[None]}, jnp.ones((1, 1)), jnp.ones(1)), None
-
-        return jax.lax.scan(step, streaming.init(('m',), 1), values)[0]
-
-    got = streaming.compute(run(values), ('all',))['all']['m']
-    assert got.count == 20_000
-    np.testing.assert_allclose(got.mean, values.astype(np.float64).mean(), rtol=2e-6)
-    np.testing.assert_allclose(got.std, values.astype(np.float64).std(ddof=1), rtol=1e-3)
-
-
-def test_a_batch_over_several_devices_gives_the_same():
-    devices = jax.devices()
-    values, member = examples(4 * len(devices))
-    weight = np.ones(len(member), np.float32)
-    acc = streaming.init(tuple(values), 3)
-    mesh = jax.sharding.Mesh(np.array(devices), ('data',))
-    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('data'))
-    spread = update(acc, *jax.device_put((values, member, weight), rows))
-    assert_same_summary(jax.device_get(spread), streaming.update(acc, values, member, weight))
-
-
-def test_misuse_of_the_accumulator_is_named():
-    values, member = examples(4)
-    acc = streaming.init(('psnr',), 3)
-    with pytest.raises(ValueError, match=r"\['l1'\]"):
-        streaming.update(acc, values, member, np.ones(4))
-    with pytest.raises(ValueError, match=r"\['l1'\]"):
-        streaming.merge(acc, streaming.init(('psnr', 'l1'), 3))
-    with pytest.raises(ValueError, match='psnr has 3 groups'):
-        streaming.compute(acc, ('all', 'a'))
-    with pytest.raises(ValueError, match='distinct'):
-        streaming.compute(acc, ('all', 'a', 'all'))
-
-
-def test_groups_by_area_and_kind():
-    kinds = ('none', 'strokes', 'text')
-    areas = (0, 1, 100, 101, 1000, 3000, 3001, 5000, 6000, 6001, 10_000)  # of 100 x 100
-    hole = np.zeros((len(areas), 10_000), np.uint8)
-    for row, area in zip(hole, areas, strict=True):
-        row[:area] = 1
-    kind = np.arange(len(areas)) % 3
-    kind[-1] = -1
-    member = jax.jit(streaming.groups_of, static_argnums=2)(
-        hole.reshape(-1, 100, 100, 1), kind, len(kinds)
-    )
-    names = streaming.group_names(kinds)
-    assert member.shape == (len(areas), len(names)) and names[0] == 'all'
-    found = [{n for n, m in zip(names, row, strict=True) if m} - {'all'} for row in member]
-    bins = ['0-1%'] * 3 + ['1-10%'] * 2 + ['20-30%', '30-40%', '40-50%', '50-60%'] + ['60-100%'] * 2
-    expected = [{b, kinds[k]} if k >= 0 else {b} for b, k in zip(bins, kind, strict=True)]
-    assert found == expected
-    assert (member[:, 0] == 1).all()
-    # 409.6 pixels are a tenth of 64 x 64.
-    row = np.arange(64 * 64) < np.array([[409], [410]])
-    member = streaming.groups_of(row.reshape(2, 64, 64, 1), np.zeros(2, int), len(kinds))
-    assert [names[1 + i] for i in np.argmax(member[:, 1:9], axis=1)] == ['1-10%', '10-20%']
-
-
 FILLS = {
     'mean': lambda photo, hole: fills.fill_mean(photo, hole, np.full_like(photo, 77)),
     'telea': fills.fill_telea,
     'navier_stokes': fills.fill_navier_stokes,
+    'biharmonic': fills.fill_biharmonic,
 }
 HOLES = {
     'inner': square_hole(),

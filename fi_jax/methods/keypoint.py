@@ -25,6 +25,7 @@ from fi_jax.nets.generator import FaceGenerator
 from fi_jax.nets.layers import reparameterise
 
 CRITICS = ('d_global', 'd_local')
+LANDMARK_SOURCES = ('fen', 'given', 'predictor', 'predictor_sample')
 SEEN = ('masked', 'hole', 'guide')
 GAN_KINDS = {'ns_r1': 'ns', 'wgan_gp': 'wgan', 'hinge_sn': 'hinge'}
 WATCH_SAMPLES = 4
@@ -534,7 +535,7 @@ def make(config: Any) -> Method:
         ('extractor_input', config.extractor_input, ('full', 'features')),
         ('latent_through', config.latent_through, ('image', 'all')),
         ('prior', config.prior, ('visible', 'normal', 'sigma_by_hole')),
-        ('landmark_source', config.landmark_source, ('fen', 'given')),
+        ('landmark_source', config.landmark_source, LANDMARK_SOURCES),
         ('nets.hvae', config.nets.hvae, ('dual', 'chain')),
         ('nets.z_inject', config.nets.z_inject, ('film', 'concat')),
     ):

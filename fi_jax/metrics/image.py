@@ -86,6 +86,16 @@ def _local_moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return _window_mean(mean_of_rows, -3), within + _window_variance(mean_of_rows, -3)
 
 
+def _similarity(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Likeness of means and of variations in the windows that lie inside (..., H, W, C)."""
+    # By a + b and a - b: 4 cov(a, b) = var(a + b) - var(a - b), and so for products of the means.
+    mean, variance = _local_moments(jnp.stack([a + b, a - b]))
+    square = jnp.square(mean)
+    luminance = (square[0] - square[1] + 2 * _C1) / (square[0] + square[1] + 2 * _C1)
+    structure = (variance[0] - variance[1] + 2 * _C2) / (variance[0] + variance[1] + 2 * _C2)
+    return luminance, structure
+
+
 def ssim_map(a: jax.Array, b: jax.Array) -> jax.Array:
     """Structural similarity around each pixel, mean of RGB: (..., H, W, 3) twice -> (..., H, W).
 
@@ -100,11 +110,7 @@ def ssim_map(a: jax.Array, b: jax.Array) -> jax.Array:
         )
     pad = [(0, 0)] * (a.ndim - 3) + [(_RADIUS, _RADIUS)] * 2 + [(0, 0)]
     a, b = (jnp.pad(jnp.asarray(x, jnp.float32), pad, mode='symmetric') for x in (a, b))
-    # By a + b and a - b: 4 cov(a, b) = var(a + b) - var(a - b), and so for products of the means.
-    mean, variance = _local_moments(jnp.stack([a + b, a - b]))
-    square = jnp.square(mean)
-    luminance = (square[0] - square[1] + 2 * _C1) / (square[0] + square[1] + 2 * _C1)
-    structure = (variance[0] - variance[1] + 2 * _C2) / (variance[0] + variance[1] + 2 * _C2)
+    luminance, structure = _similarity(a, b)
     return jnp.mean(luminance * structure, axis=-1)
 
 
@@ -124,6 +130,69 @@ def ssim_hole(a: jax.Array, b: jax.Array, hole: jax.Array) -> jax.Array:
     Windows centred in the hole reach 5 pixels out of it, so a composite is what should be scored.
     """
     return _mean(ssim_map(a, b)[..., None], hole)
+
+
+_MS_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+MS_SSIM_SIDE = 2 * _RADIUS * 2 ** (len(_MS_WEIGHTS) - 1) + 1  # pixels
+
+
+def _halved(x: jax.Array) -> jax.Array:
+    # A zero row before an odd side, counted in the mean, as the reference versions do.
+    pad = [(0, 0)] * (x.ndim - 3) + [(n % 2, n % 2) for n in x.shape[-3:-1]] + [(0, 0)]
+    x = jnp.pad(x, pad)
+    x = x[..., : x.shape[-3] // 2 * 2, : x.shape[-2] // 2 * 2, :]
+    return (
+        x[..., ::2, ::2, :] + x[..., 1::2, ::2, :] + x[..., ::2, 1::2, :] + x[..., 1::2, 1::2, :]
+    ) / 4
+
+
+def ms_ssim(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Structural similarity over five scales, mean of RGB: (..., H, W, 3) twice -> (...).
+
+    Negative contrast terms count as 0. Wang, Simoncelli and Bovik, "Multiscale structural
+    similarity", 2003. Raises ValueError for sides below MS_SSIM_SIDE.
+    """
+    height, width = a.shape[-3:-1]
+    if min(height, width) < MS_SSIM_SIDE:
+        raise ValueError(
+            f'image size {height}x{width}: MS-SSIM halves four times and needs sides of at least '
+            f'{MS_SSIM_SIDE} pixels; use ssim'
+        )
+    x, y = (jnp.asarray(v, jnp.float32) for v in (a, b))
+    result: jax.Array = jnp.ones((*x.shape[:-3], 3), jnp.float32)
+    for scale, weight in enumerate(_MS_WEIGHTS):
+        if scale:
+            x, y = _halved(x), _halved(y)
+        luminance, structure = _similarity(x, y)
+        last = scale == len(_MS_WEIGHTS) - 1
+        term = jnp.mean(luminance * structure if last else structure, axis=(-3, -2))
+        result = result * jnp.maximum(term, 0) ** weight
+    return jnp.mean(result, axis=-1)
+
+
+def seam(image: jax.Array, hole: jax.Array) -> jax.Array:
+    """How much steeper the step over the hole's border is than those beside it, in grey levels.
+
+    (..., H, W, 3), (..., H, W, 1) -> (...): the mean over pairs of neighbours of which one is
+    missing, of |step| less the mean |step| just inside and just outside; rows and columns both. A
+    photo gives about 0, a visible seam more; read it beside the real image's. NaN without a border.
+    """
+    x, region = jnp.asarray(image, jnp.float32), jnp.asarray(hole, jnp.float32)
+    total: jax.Array = jnp.zeros(x.shape[:-3], jnp.float32)
+    count = total
+    for axis in (-3, -2):
+        step = jnp.mean(jnp.abs(jnp.diff(x, axis=axis)), axis=-1, keepdims=True)
+        border = jnp.abs(jnp.diff(region, axis=axis))
+        size = step.shape[axis]
+        if size < 3:
+            continue
+        before, at, after = (
+            jax.lax.slice_in_dim(step, i, size - 2 + i, axis=axis) for i in range(3)
+        )
+        where = jax.lax.slice_in_dim(border, 1, size - 1, axis=axis)
+        total = total + jnp.sum((at - (before + after) / 2) * where, axis=_PIXEL_AXES)
+        count = count + jnp.sum(where, axis=_PIXEL_AXES)
+    return jnp.where(count > 0, total / jnp.maximum(count, 1), jnp.nan)
 
 
 def pair_distance(samples: jax.Array, hole: jax.Array | None = None) -> jax.Array:

@@ -1,0 +1,153 @@
+"""Do completions obey the landmarks they are told? Points are moved, and found again by a detector.
+
+    python -m benchmarks.obedience --workdir=runs/s2 --model=face_landmarker.task --holes=centre
+
+Takes test faces of the run's own data with known landmarks, completes each as it is and with each
+edit of `fi_jax.landmarks.EDITS`, all at the prior's mean, and lets MediaPipe find the points of the
+results, which it has not seen before. Prints, for the points inside the hole: the error against
+what was asked, in inter-ocular distances, and how far the points went along with the edit. Writes
+a sheet of the first faces.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from fi_jax import features, pictures, sharding
+from fi_jax import landmarks as lm
+from fi_jax.evaluate import load_run
+from fi_jax.input_pipeline import extract_landmarks
+from fi_jax.input_pipeline.loader import EvalExamples, eval_batches
+from fi_jax.input_pipeline.sources import make_source
+from fi_jax.state import bind_ema
+from fi_jax.writers import save_png
+
+
+def told(batch: dict[str, np.ndarray], edit: str, strength: float) -> dict[str, np.ndarray]:
+    """The batch with edited landmarks, where there are any."""
+    points, maps = batch['landmarks'].copy(), batch['landmark_map'].copy()
+    for i in np.flatnonzero(batch['has_landmarks']):
+        points[i] = lm.edit(points[i], edit, strength)
+        maps[i] = lm.draw_points(points[i], batch['image'].shape[1:3])
+    return batch | {'landmarks': points, 'landmark_map': maps}
+
+
+def hidden(points: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """Which points (68,2) lie inside the hole (H,W,1)."""
+    x, y = np.rint(points).astype(int).T
+    height, width = hole.shape[:2]
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    return inside & (hole[y.clip(0, height - 1), x.clip(0, width - 1), 0] > 0)
+
+
+class Finder:
+    """The independent detector, on small completions."""
+
+    def __init__(self, model: str):
+        spec = extract_landmarks.DetectorSpec('mediapipe', model=model)
+        self._detector = extract_landmarks.make_detector(spec)
+
+    def __call__(self, image: np.ndarray) -> np.ndarray | None:
+        faces, _ = extract_landmarks.search(image, 'completion', self._detector)
+        return extract_landmarks.main_face(faces, image.shape[:2]).points if faces else None
+
+
+def measure(
+    found: dict[str, list[np.ndarray | None]], asked: dict[str, list[np.ndarray]], holes: Any
+) -> dict[str, dict[str, float]]:
+    """edit -> error of hidden points, share detected, and how they followed their displacement."""
+    out = {}
+    for edit in asked:
+        errors, wanted, got, detected = [], [], [], 0
+        for i, points in enumerate(asked[edit]):
+            here, before = found[edit][i], found['none'][i]
+            if here is None:
+                continue
+            detected += 1
+            where = hidden(points, holes[i])
+            scale = np.linalg.norm(asked['none'][i][45] - asked['none'][i][36])
+            errors += list(np.linalg.norm(here - points, axis=1)[where] / scale)
+            if before is not None and edit != 'none':
+                move = points - asked['none'][i]
+                where &= np.linalg.norm(move, axis=1) > 0.01 * scale
+                wanted.append((move[where] / scale).ravel())
+                got.append(((here - before)[where] / scale).ravel())
+        row = {'detected': detected / len(asked[edit]), 'nme': float(np.mean(errors))}
+        w, g = (np.concatenate([*x, np.zeros(0)]) for x in (wanted, got))
+        if len(w):
+            row |= {'slope': float(w @ g / (w @ w)), 'correlation': float(np.corrcoef(w, g)[0, 1])}
+        out[edit] = row
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument('--workdir', required=True)
+    parser.add_argument('--model', default='', help='face_landmarker.task')
+    parser.add_argument('--holes', default='centre')
+    parser.add_argument('--limit', type=int, default=100)
+    parser.add_argument('--strength', type=float, default=1.0)
+    args = parser.parse_args()
+
+    config = ConfigDict(json.loads((Path(args.workdir) / 'config.json').read_text()))
+    config.landmark_source = 'given'
+    mesh = sharding.make_mesh()
+    method, state = load_run(config, args.workdir, mesh)
+    source = make_source(config.data, 'test')
+    examples = EvalExamples(source, config, args.holes, args.limit, 16)
+    find = Finder(args.model)
+
+    @jax.jit
+    def complete(nets: Any, batch: features.Batch) -> jax.Array:
+        prepared = features.prepare(batch)
+        assert method.sample is not None
+        noise = jax.numpy.zeros((len(batch['image']), method.noise_dim))
+        out = method.sample(bind_ema(method, nets), prepared, noise)
+        image = features.to_uint8(out['image'])
+        return features.composite(image, batch['image'], batch['hole'])
+
+    edits = ('none', *lm.EDITS)
+    asked: dict[str, list[np.ndarray]] = {e: [] for e in edits}
+    found: dict[str, list[np.ndarray | None]] = {e: [] for e in edits}
+    truth: list[np.ndarray | None] = []
+    holes: list[np.ndarray] = []
+    sheet: dict[str, list[np.ndarray]] = {name: [] for name in ('input', *edits, 'truth')}
+    for batch in eval_batches(examples, config, 16, 0, 1):
+        known = np.flatnonzero(batch['has_landmarks'] * batch['weight'])
+        holes += [batch['hole'][i] for i in known]
+        truth += [find(batch['image'][i]) for i in known]
+        sheet['input'] += list(pictures.with_hole(batch['image'], batch['hole'])[known])
+        sheet['truth'] += list(batch['image'][known])
+        for edit in edits:
+            led = batch if edit == 'none' else told(batch, edit, args.strength)
+            images = np.asarray(complete(state.nets, led))
+            asked[edit] += [led['landmarks'][i] for i in known]
+            found[edit] += [find(images[i]) for i in known]
+            sheet[edit] += list(images[known])
+
+    rows = measure(found, asked, holes)
+    photo = measure({'none': truth}, {'none': asked['none']}, holes)['none']
+    print(f'{len(holes)} faces, holes {args.holes}, strength {args.strength}; points in the hole')
+    print(f'{"":14s}{"detected":>10s}{"NME":>8s}{"slope":>8s}{"correlation":>13s}')
+    for name, row in {'photo itself': photo, **rows}.items():
+        cells = f'{row["detected"]:10.3f}{row["nme"]:8.4f}'
+        if 'slope' in row:
+            cells += f'{row["slope"]:8.2f}{row["correlation"]:13.2f}'
+        print(f'{name:14s}{cells}')
+    page = pictures.grid(list(sheet), [np.stack(column[:10]) for column in sheet.values()], 128)
+    path = Path(args.workdir) / f'obedience_{args.holes}.png'
+    save_png(path, page)
+    print(f'sheet: {path}')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,102 @@
+"""Augmentation of training faces: place, then colour, blur, noise and things in front of a face."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+
+
+class Augment:
+    """Random changes to a training face by the amounts of config.data.augment; all 0: none.
+
+    rotate (degrees), scale (share, both ways) and shift (share of the frame) are the largest moves;
+    colour the largest share by which tone changes; blur the largest sigma in pixels, noise the
+    largest deviation in grey levels; occlusion the share of faces with a patch in front.
+    """
+
+    def __init__(self, amounts: Any):
+        self._amounts = amounts
+        self.moves = bool(amounts.rotate or amounts.scale or amounts.shift)
+
+    def move(
+        self,
+        pixels: np.ndarray,
+        points: np.ndarray | None,
+        res: int,
+        rng: np.random.Generator,
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """The centred square of a stored image, turned, scaled and shifted; and its landmarks.
+
+        pixels (H,W,3) uint8, points (68,2) in its pixels or None -> (res,res,3) and points in
+        pixels of the result; beyond the photo its edge is repeated.
+        """
+        amounts = self._amounts
+        angle = np.deg2rad(rng.uniform(-1, 1) * amounts.rotate)
+        zoom = (1 + amounts.scale) ** rng.uniform(-1, 1)
+        shift = rng.uniform(-1, 1, 2) * amounts.shift * res
+        side = min(pixels.shape[:2])
+        # cv2.warpAffine does not average: what is much larger is shrunk first.
+        shrink = min(1.0, 1.5 * res / side)
+        if shrink < 1:
+            size = [max(1, round(length * shrink)) for length in pixels.shape[1::-1]]
+            small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+            ratio = np.array(size) / pixels.shape[1::-1]
+            points = None if points is None else (points + 0.5) * ratio - 0.5
+            pixels, side = small, min(small.shape[:2])
+        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        linear = turn * zoom * res / side
+        centre = (np.array(pixels.shape[1::-1]) - 1) / 2
+        offset = (res - 1) / 2 + shift - linear @ centre
+        image = cv2.warpAffine(
+            pixels,
+            np.column_stack([linear, offset]),
+            (res, res),
+            flags=cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
+        if points is not None:
+            points = (points @ linear.T + offset).astype(np.float32)
+        return image, points
+
+    def recolour(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The image (H,W,3) uint8 with patches, tone, blur and noise as drawn."""
+        amounts = self._amounts
+        if amounts.occlusion and rng.random() < amounts.occlusion:
+            image = _patched(image, rng)
+        if amounts.colour:
+            image = _toned(image, amounts.colour, rng)
+        if amounts.blur and rng.random() < 0.3:
+            image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.2, 1) * amounts.blur)
+        if amounts.noise and rng.random() < 0.3:
+            grain = rng.standard_normal(image.shape, np.float32) * rng.uniform(0, amounts.noise)
+            image = np.clip(image + grain, 0, 255).astype(np.uint8)
+        return image
+
+
+def _patched(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """One or two ellipses in front of the face, of a colour of the photo or any other."""
+    image = image.copy()
+    side = image.shape[0]
+    for _ in range(rng.integers(1, 3)):
+        y, x = rng.integers(side, size=2)
+        colour = image[y, x].astype(int) if rng.random() < 0.5 else rng.integers(256, size=3)
+        centre = tuple(int(v) for v in rng.integers(side, size=2))
+        axes = tuple(int(v) for v in rng.uniform(0.04, 0.2, 2) * side)
+        cv2.ellipse(image, centre, axes, rng.uniform(0, 180), 0, 360, colour.tolist(), -1)
+    return image
+
+
+def _toned(image: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:
+    """Brightness, contrast and the balance of colours changed; one face in ten made grey."""
+    grey = rng.random() < 0.1
+    contrast = (1 + amount) ** rng.uniform(-1, 1)
+    gain = contrast * (1 + 0.5 * amount) ** rng.uniform(-1, 1, 3)
+    bias = 128 * (1 - contrast) + rng.uniform(-1, 1) * amount * 64
+    if grey:
+        image = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
+        gain = np.full(3, contrast)
+    table = np.arange(256)[:, None] * gain + bias
+    table = np.clip(np.rint(table), 0, 255).astype(np.uint8)
+    return cv2.LUT(image, table[None])

@@ -1,0 +1,371 @@
+"""Distances between two sets of images, by the features of a network.
+
+Features are computed on the device; what is gathered from them stays small however many images
+pass: the moments of a Gaussian, or a sample that depends on the images' indices alone. Distances
+are computed on the host in float64. A name tells the network and the resizing: `inception_fid` and
+`inception_clean` give FID, the others a Frechet distance that no published FID compares with.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fi_jax.metrics import resize, trunks, weights
+
+
+class TooFewSamples(ValueError):
+    """A set too small for the distance asked for."""
+
+
+def _pixels8(arrays: Any, images: jax.Array) -> jax.Array:
+    del arrays
+    return resize.box(images, 8).reshape(images.shape[0], -1)
+
+
+def _inception_fid(arrays: Any, images: jax.Array) -> jax.Array:
+    return trunks.inception(arrays, (resize.tensorflow1(images, 299) - 128) / 128)
+
+
+def _inception_clean(arrays: Any, images: jax.Array) -> jax.Array:
+    return trunks.inception(arrays, (resize.clean(images, 299) - 128) / 128)
+
+
+def _efficientnet_lite0(arrays: Any, images: jax.Array) -> jax.Array:
+    return trunks.efficientnet_lite0(arrays, (resize.clean(images, 224) - 127) / 128)
+
+
+def _dlib_face(arrays: Any, images: jax.Array) -> jax.Array:
+    return trunks.dlib_face(arrays, resize.clean(images, 150))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Network:
+    embed: Callable[[Any, jax.Array], jax.Array]
+    dimension: int
+    weights: str  # '' where none are needed
+    frechet: str  # what a Frechet distance on these features is called
+
+
+_NETWORKS: dict[str, _Network] = {
+    'inception_fid': _Network(_inception_fid, 2048, 'inception_fid', 'FID'),
+    'inception_clean': _Network(_inception_clean, 2048, 'inception_fid', 'clean-FID'),
+    'efficientnet_lite0': _Network(_efficientnet_lite0, 1280, 'efficientnet_lite0', 'FD-EffLite0'),
+    'dlib_face': _Network(_dlib_face, 128, 'dlib_face', 'FD-dlib128'),
+    'pixels8': _Network(_pixels8, 192, '', 'FD-pixels8'),
+}
+NAMES: tuple[str, ...] = tuple(_NETWORKS)
+
+
+@flax.struct.dataclass(eq=False)  # hashed as it is, for jit
+class Features:
+    """A feature network and its weights: images (B, H, W, 3) in 0..255 -> (B, D); a pytree."""
+
+    arrays: dict[str, jax.Array]
+    name: str = flax.struct.field(pytree_node=False)
+
+    @property
+    def dimension(self) -> int:
+        """D."""
+        return _NETWORKS[self.name].dimension
+
+    @property
+    def frechet_name(self) -> str:
+        """What a Frechet distance on these features may be called; FID for its own net alone."""
+        return _NETWORKS[self.name].frechet
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        return _NETWORKS[self.name].embed(self.arrays, jnp.asarray(images, jnp.float32))
+
+
+def from_arrays(name: str, arrays: dict[str, np.ndarray]) -> Features:
+    """The feature network with weights at hand, as `trunks` names them."""
+    if name not in _NETWORKS:
+        raise ValueError(f'features {name!r}: unknown; there are {", ".join(NAMES)}')
+    return Features({k: jnp.asarray(v) for k, v in arrays.items()}, name)
+
+
+def make_features(name: str) -> Features:
+    """The feature network of NAMES with its published weights; it can be called inside jit.
+
+    Raises MissingWeights where the cache has them not, ValueError for an unknown name.
+    """
+    network = _NETWORKS.get(name)
+    arrays = weights.load(network.weights) if network and network.weights else {}
+    return from_arrays(name, arrays)
+
+
+def available() -> tuple[str, ...]:
+    """Those of NAMES whose weights are in the cache, or that need none."""
+    present = {row.name for row in weights.listing() if row.present} | {''}
+    return tuple(name for name, network in _NETWORKS.items() if network.weights in present)
+
+
+@dataclasses.dataclass(frozen=True)
+class Gaussian:
+    """Moments of features in float64 on the host: count, mean (D,) and scatter (D, D)."""
+
+    count: int
+    mean: np.ndarray
+    scatter: np.ndarray  # sum of outer products of the deviations from the mean
+
+    @classmethod
+    def init(cls, dimension: int) -> 'Gaussian':
+        """The moments of nothing."""
+        return cls(0, np.zeros(dimension), np.zeros((dimension, dimension)))
+
+    def update(self, features: Any, weight: Any = None) -> 'Gaussian':
+        """With a batch (B, D); weight (B,) 0 for padding. Rows that are not finite are left out."""
+        rows = _rows(features, weight)
+        if not len(rows):
+            return self
+        mean = rows.mean(axis=0)
+        centred = rows - mean
+        return self.merge(Gaussian(len(rows), mean, centred.T @ centred))
+
+    def merge(self, other: 'Gaussian') -> 'Gaussian':
+        """The moments of both, in whatever order: Chan, Golub and LeVeque, 1979."""
+        count = self.count + other.count
+        if not count:
+            return self
+        delta = other.mean - self.mean
+        share = other.count / count
+        scatter = self.scatter + other.scatter
+        scatter = scatter + np.outer(delta, delta) * (self.count * share)
+        return Gaussian(count, self.mean + delta * share, scatter)
+
+    @property
+    def covariance(self) -> np.ndarray:
+        """Sample covariance (D, D); TooFewSamples below two rows."""
+        if self.count < 2:
+            raise TooFewSamples(f'N={self.count}: a covariance needs at least 2 images')
+        return self.scatter / (self.count - 1)
+
+
+def _rows(features: Any, weight: Any = None) -> np.ndarray:
+    rows = np.asarray(features, np.float64)
+    keep = np.isfinite(rows).all(axis=1)
+    if weight is not None:
+        keep &= np.asarray(weight) > 0
+    return rows[keep]
+
+
+def frechet_distance(
+    mean1: np.ndarray, covariance1: np.ndarray, mean2: np.ndarray, covariance2: np.ndarray
+) -> float:
+    """Squared Frechet distance of two Gaussians, in float64.
+
+    Dowson and Landau, 1982. The trace of the root of C1 C2 is the sum of the roots of the
+    eigenvalues of the symmetric C1^1/2 C2 C1^1/2: no complex numbers and no offset on the diagonal.
+    """
+    values, vectors = np.linalg.eigh(np.asarray(covariance1, np.float64))
+    root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+    inner = root @ np.asarray(covariance2, np.float64) @ root
+    cross = np.sqrt(np.maximum(np.linalg.eigvalsh((inner + inner.T) / 2), 0)).sum()
+    delta = np.asarray(mean1, np.float64) - np.asarray(mean2, np.float64)
+    return float(delta @ delta + np.trace(covariance1) + np.trace(covariance2) - 2 * cross)
+
+
+def frechet(real: Gaussian, fake: Gaussian) -> float:
+    """Frechet distance of two sets; TooFewSamples unless each has more images than dimensions."""
+    dimension = len(real.mean)
+    count = min(real.count, fake.count)
+    if count <= dimension:
+        raise TooFewSamples(
+            f'N={count}: a Frechet distance on {dimension} features needs more than {dimension} '
+            'images on each side; use more images, fewer features, or the kernel distance'
+        )
+    return frechet_distance(real.mean, real.covariance, fake.mean, fake.covariance)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """At most `size` rows of features, drawn by (seed, index): memory that does not grow with N.
+
+    Which rows are kept depends on neither batch, order nor device.
+    """
+
+    size: int
+    seed: int
+    rank: np.ndarray
+    index: np.ndarray
+    rows: np.ndarray
+
+    @classmethod
+    def init(cls, dimension: int, size: int = 10_000, seed: int = 0) -> 'Sample':
+        """A sample of nothing."""
+        none = np.zeros(0, np.int64)
+        return cls(size, seed, none.astype(np.uint64), none, np.zeros((0, dimension), np.float32))
+
+    def update(self, features: Any, index: Any, weight: Any = None) -> 'Sample':
+        """With a batch (B, D) of images with these indices (B,); weight (B,) 0 for padding."""
+        features, index = np.asarray(features, np.float32), np.asarray(index, np.int64)
+        keep = np.isfinite(features).all(axis=1)
+        if weight is not None:
+            keep &= np.asarray(weight) > 0
+        rank = _hash(index, self.seed)
+        return self._keep(rank[keep], index[keep], features[keep])
+
+    def merge(self, other: 'Sample') -> 'Sample':
+        """The sample of both."""
+        return self._keep(other.rank, other.index, other.rows)
+
+    def _keep(self, rank: np.ndarray, index: np.ndarray, rows: np.ndarray) -> 'Sample':
+        rank = np.concatenate([self.rank, rank])
+        index = np.concatenate([self.index, index])
+        rows = np.concatenate([self.rows, rows])
+        chosen = np.lexsort((index, rank))[: self.size]
+        return Sample(self.size, self.seed, rank[chosen], index[chosen], rows[chosen])
+
+
+def _hash(index: np.ndarray, seed: int) -> np.ndarray:
+    """SplitMix64 of (seed, index): Steele, Lea and Flood, 2014."""
+    x = index.astype(np.uint64) + np.uint64((seed * 0x9E3779B97F4A7C15) % 2**64)
+    with np.errstate(over='ignore'):
+        x = x + np.uint64(0x9E3779B97F4A7C15)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def _finite(features: Any, least: int, what: str) -> np.ndarray:
+    rows = np.asarray(features, np.float64)
+    if rows.ndim != 2 or not np.isfinite(rows).all():
+        raise ValueError(f'features {rows.shape}: {what} takes finite rows (N, D)')
+    if len(rows) < least:
+        raise TooFewSamples(f'N={len(rows)}: {what} needs at least {least} images')
+    return rows
+
+
+def mmd2(x: np.ndarray, y: np.ndarray) -> float:
+    """Unbiased squared MMD of (N, D) and (M, D) under the kernel (x.y / D + 1)^3.
+
+    Binkowski et al., "Demystifying MMD GANs", 2018. Raises TooFewSamples below two rows.
+    """
+    x, y = (_finite(v, 2, 'a kernel distance') for v in (x, y))
+
+    def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return (a @ b.T / x.shape[1] + 1) ** 3
+
+    def within(a: np.ndarray) -> float:
+        k = kernel(a, a)
+        return float((k.sum() - np.trace(k)) / (len(a) * (len(a) - 1)))
+
+    return within(x) + within(y) - 2 * float(kernel(x, y).mean())
+
+
+def kid(
+    real: Any, fake: Any, *, subsets: int = 100, subset_size: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """Kernel distance: mean and standard deviation of `mmd2` over random subsets of both.
+
+    Raises TooFewSamples where a set is smaller than a subset.
+    """
+    real, fake = (_finite(v, subset_size, f'KID of {subset_size}') for v in (real, fake))
+    rng = np.random.default_rng(seed)
+    values = [
+        mmd2(
+            real[rng.choice(len(real), subset_size, replace=False)],
+            fake[rng.choice(len(fake), subset_size, replace=False)],
+        )
+        for _ in range(subsets)
+    ]
+    return float(np.mean(values)), float(np.std(values))
+
+
+_ROWS = 1024  # of a distance matrix at a time
+
+
+def _squares(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """Squared distances of a few rows of a at a time to all of b."""
+    norms = np.square(b).sum(axis=1)
+    for start in range(0, len(a), _ROWS):
+        rows = slice(start, start + _ROWS)
+        square = np.square(a[rows]).sum(axis=1)[:, None] + norms - 2 * a[rows] @ b.T
+        yield rows, np.maximum(square, 0)
+
+
+def _radii(x: np.ndarray, nearest: int) -> np.ndarray:
+    """Squared distance of each row to its k-th neighbour among the others."""
+    radii = np.empty(len(x))
+    for rows, square in _squares(x, x):
+        square[np.arange(len(square)), np.arange(len(x))[rows]] = 0
+        radii[rows] = np.partition(square, nearest, axis=1)[:, nearest]
+    return radii
+
+
+def precision_recall(real: Any, fake: Any, *, nearest: int = 3) -> tuple[float, float]:
+    """Share of fakes among the reals' neighbourhoods, and of reals among the fakes'.
+
+    Kynkaanniemi et al., "Improved precision and recall metric", 2019. Raises TooFewSamples.
+    """
+    real, fake = (_finite(v, nearest + 1, 'precision and recall') for v in (real, fake))
+
+    def covered(a: np.ndarray, b: np.ndarray) -> float:
+        """Share of a inside the neighbourhood of any of b."""
+        radii = _radii(b, nearest)
+        return float(np.mean(np.concatenate([(s <= radii).any(axis=1) for _, s in _squares(a, b)])))
+
+    return covered(fake, real), covered(real, fake)
+
+
+def density_coverage(real: Any, fake: Any, *, nearest: int = 5) -> tuple[float, float]:
+    """How many reals' neighbourhoods a fake lies in, and the share of reals with a fake in theirs.
+
+    Naeem et al., "Reliable fidelity and diversity metrics", 2020. Raises TooFewSamples.
+    """
+    real, fake = (_finite(v, nearest + 1, 'density and coverage') for v in (real, fake))
+    radii = _radii(real, nearest)
+    inside, nearest_fake = 0, np.full(len(real), np.inf)
+    for _, square in _squares(fake, real):
+        inside += int((square < radii).sum())
+        nearest_fake = np.minimum(nearest_fake, square.min(axis=0))
+    return inside / (nearest * len(fake)), float(np.mean(nearest_fake < radii))
+
+
+def _separate(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Weights of the linear SVM with squared hinge loss, C = 1, by Newton's method.
+
+    x (N, D) with a last column of ones, y (N,) of -1 and 1. Lin, Weng and Keerthi, 2008.
+    """
+    w = np.zeros(x.shape[1])
+
+    def value(w: np.ndarray) -> float:
+        return 0.5 * w @ w + np.square(np.maximum(0, 1 - y * (x @ w))).sum()
+
+    for _ in range(100):
+        slack = 1 - y * (x @ w)
+        active = slack > 0
+        gradient = w - 2 * x[active].T @ (y[active] * slack[active])
+        if np.linalg.norm(gradient) < 1e-9 * max(1.0, len(x)):
+            break
+        inside = x[active]
+        hessian = np.eye(len(w)) + 2 * inside.T @ inside
+        step = np.linalg.solve(hessian, gradient)
+        size, before = 1.0, value(w)
+        while value(w - size * step) > before - 1e-4 * size * gradient @ step and size > 1e-8:
+            size /= 2
+        w = w - size * step
+    return w
+
+
+def pids_uids(real: Any, fake: Any) -> tuple[float, float]:
+    """Paired and unpaired inception discriminative score: how often a linear SVM is fooled.
+
+    P-IDS: share of pairs (real i, fake i) where the fake looks more real; U-IDS: the SVM's error.
+    Zhao et al., "Large scale image completion via co-modulated GANs", 2021, named there for the
+    Inception features. Raises TooFewSamples below two rows, ValueError where the numbers differ.
+    """
+    real, fake = (_finite(v, 2, 'P-IDS') for v in (real, fake))
+    if real.shape != fake.shape:
+        raise ValueError(f'{len(real)} real and {len(fake)} fake images: P-IDS takes pairs')
+    rows = np.concatenate([real, fake])
+    x = np.concatenate([rows, np.ones((len(rows), 1))], axis=1)
+    y = np.repeat([1.0, -1.0], len(real))
+    decision = x @ _separate(x, y)
+    of_real, of_fake = decision[: len(real)], decision[len(real) :]
+    return float(np.mean(of_fake > of_real)), float(np.mean((decision > 0) != (y > 0)))

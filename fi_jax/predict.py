@@ -1,0 +1,194 @@
+"""Methods that predict points: mode predict, and their scores in validation and mode eval."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from jax.sharding import Mesh
+
+from fi_jax import sharding, steps
+from fi_jax.evaluate import load_run, resolve_split
+from fi_jax.input_pipeline import holes
+from fi_jax.input_pipeline.loader import EvalExamples, eval_batches, unsquare
+from fi_jax.input_pipeline.sources import make_source
+from fi_jax.methods import Method
+from fi_jax.metrics import bootstrap, groups
+from fi_jax.state import NetState
+from fi_jax.writers import save_json, save_png
+
+Scores = dict[str, dict[str, dict[str, float]]]  # group -> score -> mean, low, high, count
+
+
+Predict = Callable[[Mapping[str, NetState]], Iterator[dict[str, Any]]]
+
+
+def predictions(
+    method: Method,
+    examples: EvalExamples,
+    config: Any,
+    mesh: Mesh,
+    num_samples: int,
+    batch_size: int,
+) -> Predict:
+    """run(nets) -> each batch on the host, with points, sigma, samples and scores added.
+
+    One compilation for all its runs.
+    """
+    predict = jax.jit(
+        steps.make_predict_step(method, config.seed, num_samples),
+        out_shardings=sharding.replicated(mesh),
+    )
+    hosts = jax.process_index(), jax.process_count()
+
+    def run(nets: Mapping[str, NetState]) -> Iterator[dict[str, Any]]:
+        for batch in eval_batches(examples, config, batch_size, *hosts):
+            yield jax.device_get(predict(nets, sharding.shard_batch(batch, mesh)))
+
+    return run
+
+
+def scores_of(batches: Iterator[dict[str, Any]]) -> tuple[dict[str, np.ndarray], ...]:
+    """Scores (N,) by name, NaN where undefined, and what groups them: area and kind (N,)."""
+    rows: list[dict[str, np.ndarray]] = []
+    meta: list[dict[str, np.ndarray]] = []
+    for batch in batches:
+        real = batch['weight'] > 0
+        rows.append({name: x[real] for name, x in batch['scores'].items()})
+        area = batch['hole'].sum((1, 2, 3), dtype=np.int64)
+        meta.append({'area': area[real], 'kind': batch['hole_kind'][real]})
+
+    def joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    return joined(rows), joined(meta)
+
+
+def mean_scores(
+    method: Method, examples: EvalExamples, config: Any, mesh: Mesh, num_samples: int
+) -> Callable[[Mapping[str, NetState]], dict[str, float]]:
+    """score(nets) -> the mean of each score; minus_nme is what best-k compares."""
+    run = predictions(method, examples, config, mesh, num_samples, config.eval.batch_size)
+
+    def score(nets: Mapping[str, NetState]) -> dict[str, float]:
+        scores, _ = scores_of(run(nets))
+        means = {k: float(np.nanmean(x)) for k, x in scores.items() if np.isfinite(x).any()}
+        # To the checkpoints, best is largest.
+        return means | {'minus_nme': -means.get('nme', np.inf)}
+
+    return score
+
+
+def evaluate_split(
+    method: Method,
+    nets: Mapping[str, NetState],
+    config: Any,
+    workdir: str | Path,
+    mesh: Mesh,
+    step: int = 0,
+) -> Scores:
+    """The method's scores on a split, by hole area and kind -> eval/<name>.json.
+
+    Split and name as in `evaluate.evaluate_split`; means with 95 % bootstrap intervals over images.
+    """
+    options = config.eval
+    split = resolve_split(config, workdir, options.split)
+    source = make_source(config.data, split)
+    examples = EvalExamples(source, config, options.holes, options.limit, options.batch_size)
+    run = predictions(method, examples, config, mesh, options.num_samples, options.batch_size)
+    scores, meta = scores_of(run(nets))
+    members = groups.groups_of(meta['area'], meta['kind'], config.res**2, holes.KINDS)
+    table = {
+        group: {
+            name: {'mean': e.mean, 'low': e.low, 'high': e.high, 'count': e.count}
+            for name, e in cells.items()
+            if e.count
+        }
+        for group, cells in bootstrap.estimates(scores, members, 500).items()
+    }
+    if jax.process_index() == 0:
+        protocol = {
+            'method': config.method,
+            'step': step,
+            'data': Path(config.data.path or config.data.name or config.data.source).name,
+            'split': split,
+            'num_images': examples.count,
+            'num_samples': options.num_samples,
+            'holes': options.holes,
+            'seed': config.seed,
+            'res': config.res,
+        }
+        path = Path(workdir) / 'eval' / f'{options.name or f"{split}_{options.holes}"}.json'
+        save_json(path, {'protocol': protocol, 'scores': table})
+    return table
+
+
+def as_text(table: Scores) -> str:
+    """A line for each group of holes, a column for each score."""
+    columns = [name for name in table['all'] if not name.startswith('spread')]
+    lines = [f'{"":12s}{"faces":>6s}' + ''.join(f'{name:>18s}' for name in columns)]
+    for group, cells in table.items():
+        means = [cells.get(name, {}).get('mean', float('nan')) for name in columns]
+        count = max((int(cell['count']) for cell in cells.values()), default=0)
+        lines.append(f'{group:12s}{count:6d}' + ''.join(f'{mean:18.3f}' for mean in means))
+    return '\n'.join(lines)
+
+
+def evaluate_run(config: Any, workdir: str | Path, out: str | Path = '') -> Scores:
+    """Mode eval of such a method: `evaluate_split` on the newest checkpoint, printed."""
+    mesh = sharding.make_mesh()
+    method, state = load_run(config, workdir, mesh)
+    step = int(state.step)
+    found = evaluate_split(method, state.nets, config, out or workdir, mesh, step)
+    logging.info('evaluation of %s at step %d\n%s', workdir, step, as_text(found))
+    return found
+
+
+def predict_run(config: Any, workdir: str | Path) -> Path:
+    """Mode predict: the landmarks of a source's faces under a kind of hole -> an npz.
+
+    name (N,), points (N,68,2) and samples (N,S,68,2) in pixels of the stored image, sigma (N,68)
+    the standard deviation of x and of y in those pixels, hole_kind (N,); and a page of pictures
+    beside it. The file is config.predict.out, or points.npz in the run folder. Returns its path.
+    """
+    options, data = config.predict, config.data.copy_and_resolve_references()
+    if data.path and data.source == 'procedural':
+        data.source = 'folder' if os.path.isdir(data.path) else 'zip'
+    mesh = sharding.make_mesh()
+    method, state = load_run(config, workdir, mesh)
+    if method.predictor is None:
+        raise ValueError(f'config.method={config.method}: predicts no points; use --mode=sample')
+    source = make_source(data, resolve_split(config, workdir, options.split))
+    examples = EvalExamples(
+        source, config, options.holes, options.limit, options.batch_size, frames=True
+    )
+    out = Path(options.out) if options.out else Path(workdir) / 'points.npz'
+    run = predictions(method, examples, config, mesh, options.num_samples, options.batch_size)
+    found: dict[str, list[np.ndarray]] = {}
+    for number, batch in enumerate(run(state.nets)):
+        if number == 0 and jax.process_index() == 0:
+            save_png(out.with_suffix('.png'), method.predictor.sheet(batch))
+        for row in np.flatnonzero(batch['weight']):
+            frame = batch['frame'][row]
+            answer = {
+                'name': np.array(source[int(batch['index'][row])].name),
+                'points': unsquare(batch['points'][row], frame, config.res),
+                'sigma': (batch['sigma'][row] * (frame[2] / config.res)).astype(np.float32),
+                'samples': unsquare(batch['samples'][row], frame, config.res),
+                'hole_kind': np.array(holes.KINDS[batch['hole_kind'][row]]),
+            }
+            for name, value in answer.items():
+                found.setdefault(name, []).append(value)
+    if jax.process_index() == 0:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        part = out.with_name(out.name + '.part')
+        with open(part, 'wb') as file:
+            np.savez_compressed(file, **{name: np.stack(x) for name, x in found.items()})  # type: ignore[arg-type]
+        part.replace(out)
+    logging.info('wrote the landmarks of %d faces to %s', examples.count, out)
+    return out

@@ -1,0 +1,495 @@
+"""The protocol: intervals, groups, fills, folders of any program, faults, comparisons."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import stage1
+from fi_jax import evaluate, sharding
+from fi_jax import results as res
+from fi_jax.input_pipeline import holes
+from fi_jax.input_pipeline.loader import EvalExamples
+from fi_jax.input_pipeline.sources import make_source
+from fi_jax.metrics import bootstrap, fills, suite
+from fi_jax.metrics.groups import groups_of
+from tests.test_report import made_up
+
+ROOT = Path(__file__).parents[1]
+RES = 32
+
+
+# ------------------------------------------------------------------------------- intervals
+
+
+def test_an_interval_is_that_of_the_normal_law_where_that_holds():
+    values = np.random.default_rng(0).normal(90, 2, 400)
+    found = bootstrap.estimates({'m': values}, {'all': np.ones(400, bool)})['all']['m']
+    stderr = values.std() / np.sqrt(400)
+    assert found.mean == pytest.approx(values.mean())
+    assert found.stderr == pytest.approx(stderr, rel=0.06)
+    assert found.high - found.low == pytest.approx(2 * 1.96 * stderr, rel=0.08)
+    assert found.low < found.mean < found.high
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say():
+    rng = np.random.default_rng(1)
+    everyone = {'all': np.ones(60, bool)}
+    hits = 0
+    for _ in range(200):
+        one = bootstrap.estimates({'m': rng.exponential(1, 60)}, everyone, 300)['all']['m']
+        hits += one.low <= 1 <= one.high
+    assert 0.88 <= hits / 200 <= 0.99
+
+
+def test_nan_leaves_out_one_value_of_one_metric_and_empty_groups_are_left_out():
+    a, b = np.arange(10.0), np.arange(10.0)
+    a[3] = np.nan
+    groups = {'all': np.ones(10, bool), 'few': np.arange(10) < 1, 'none': np.zeros(10, bool)}
+    found = bootstrap.estimates({'a': a, 'b': b}, groups, 100)
+    assert set(found) == {'all', 'few'}
+    assert found['all']['a'].mean == pytest.approx(np.nanmean(a)) and found['all']['a'].count == 9
+    assert found['all']['b'].count == 10
+    assert found['few']['a'].count == 1 and np.isnan(found['few']['a'].low)
+
+
+def test_differences_are_paired():
+    """Two rows that differ by 1 on each image: the difference has no spread, the means have."""
+    results = made_up()
+    results.scores['telea']['psnr_hole/mean'] = results.scores['samples']['psnr_hole/mean'] - 1
+    found = res.summarise(results)['paired']['telea']['psnr_hole/mean']
+    assert found['low'] == pytest.approx(1) and found['high'] == pytest.approx(1)
+    assert found['wins'] == 1
+    cell = res.summarise(results)['rows']['samples']['all']['psnr_hole/mean']
+    assert cell['high'] - cell['low'] > 1
+
+
+def test_the_block_size_of_resampling_does_not_matter(monkeypatch):
+    values, member = np.random.default_rng(0).normal(size=(2, 50)), np.ones((1, 50), bool)
+    mean, _, whole = bootstrap.resampled_means(values, member, 40)
+    np.testing.assert_allclose(mean[:, 0], values.mean(1))
+    monkeypatch.setattr(bootstrap, '_BLOCK', 50 * 7)
+    blocks = bootstrap.resampled_means(values, member, 40)[2]
+    np.testing.assert_allclose(blocks, whole)
+
+
+def test_groups_by_area_and_kind():
+    area = np.array([0, 1, 100, 101, 1000, 3000, 3001, 5000, 6000, 6001, 10_000])  # of 100 x 100
+    kind = np.arange(len(area)) % 3
+    kind[-1] = -1
+    groups = groups_of(area, kind, 10_000, ('none', 'strokes', 'text'))
+    bins = ['0-1%'] * 3 + ['1-10%'] * 2 + ['20-30%', '30-40%', '40-50%', '50-60%'] + ['60-100%'] * 2
+    for i, name in enumerate(bins):
+        assert [g for g, m in groups.items() if m[i] and '%' in g] == [name]
+    assert groups['all'].all() and groups['text'].sum() == 3
+    assert not any(groups[k][-1] for k in ('none', 'strokes', 'text'))
+    # 409.6 pixels are a tenth of 64 x 64.
+    found = groups_of(np.array([409, 410]), np.zeros(2), 64 * 64, ())
+    assert found['1-10%'].tolist() == [True, False] and found['10-20%'].tolist() == [False, True]
+
+
+def test_a_calibrated_sampler_has_ratio_one_and_a_timid_one_less():
+    results = made_up(n=200)
+    scores = results.scores['samples']
+    scores['l1_hole/mean'] = scores['pair_distance_hole'] * 127.5
+    assert res.calibration(results)['samples']['all']['ratio']['mean'] == pytest.approx(1)
+    scores['l1_hole/mean'] *= 2
+    ratio = res.calibration(results)['samples']['all']['ratio']
+    assert ratio['mean'] == pytest.approx(0.5) and ratio['high'] < 0.51
+
+
+def test_the_worst_group_and_the_gap_of_attributes():
+    results = made_up(n=200)
+    smiling = results.attributes['smile'] > 0
+    results.scores['samples']['psnr_hole/mean'] = np.where(smiling, 18.0, 20.0)
+    found = res.attribute_gaps(results)
+    assert found['worst'] == {'attribute': 'smile', 'side': 'with', 'mean': 18.0}
+    assert found['by_attribute']['smile']['gap']['mean'] == pytest.approx(-2)
+    assert 'rare' not in found['by_attribute']  # nobody has it: nothing can be said
+
+
+# ----------------------------------------------------------------------------------- fills
+
+
+def photo(seed=0):
+    rng = np.random.default_rng(seed)
+    return cv2.GaussianBlur(rng.integers(0, 256, (RES, RES, 3)).astype(np.uint8), (0, 0), 2)
+
+
+def a_hole(rows=slice(8, 22), columns=slice(9, 25)):
+    hole = np.zeros((RES, RES, 1), np.uint8)
+    hole[rows, columns] = 1
+    return hole
+
+
+@pytest.mark.parametrize(
+    'hole', [a_hole(), a_hole(slice(20, 32), slice(0, 32))], ids=['in', 'edge']
+)
+def test_biharmonic_is_that_of_scikit_image_and_reads_nothing_under_the_hole(hole):
+    from skimage.restoration import inpaint_biharmonic
+
+    filled = fills.fill_biharmonic(photo(), hole)
+    expected = inpaint_biharmonic(photo(), hole[..., 0], channel_axis=-1) * 255
+    assert np.abs(filled - expected).max() <= 0.51
+    np.testing.assert_array_equal(filled[hole[..., 0] == 0], photo()[hole[..., 0] == 0])
+    other = np.where(hole > 0, photo(1), photo())
+    np.testing.assert_array_equal(fills.fill_biharmonic(other, hole), filled)
+
+
+def test_biharmonic_without_a_hole_and_without_an_image():
+    np.testing.assert_array_equal(
+        fills.fill_biharmonic(photo(), a_hole(slice(0), slice(0))), photo()
+    )
+    whole = fills.fill_biharmonic(photo(), np.ones((RES, RES, 1), np.uint8))
+    assert (whole == 128).all()
+
+
+# ------------------------------------------------------------------------------- measuring
+
+
+def a_config(**changes):
+    config = stage1.get_config('tiny')
+    config.eval.metrics, config.eval.batch_size, config.eval.limit = 'image', 8, 11
+    config.data.length = 128
+    config.eval.update(changes)
+    return config
+
+
+def wanderer(mesh, num_samples=2, spoil=()):
+    """A Draw: the truth with noise that depends on the truth alone; `spoil` names bad indices."""
+
+    def draw(batch, placed):
+        made = []
+        for x in batch['image']:
+            rng = np.random.default_rng(int(x.astype(np.int64).sum()))
+            noise = rng.integers(-40, 40, (num_samples, *x.shape))
+            made.append(np.clip(x + noise, 0, 255).astype(np.uint8))
+        samples = np.where(batch['hole'][:, None] > 0, made, batch['image'][:, None])
+        ok = ~np.isin(batch['index'], spoil)
+        return tuple(sharding.shard_batch({'x': samples, 'ok': ok}, mesh).values())
+
+    return draw
+
+
+def one_device():
+    return sharding.make_mesh(devices=jax.devices()[:1])
+
+
+def measured(config, mesh, rows):
+    source = make_source(config.data, 'all')
+    examples = EvalExamples(source, config, 'mixture', config.eval.limit, config.eval.batch_size)
+    names, attributes = evaluate.describe(source, examples.count)
+    protocol = {'method': 'made_up', 'run': 'r', 'data': 'd', 'holes': 'mixture', 'num_samples': 2,
+                'seed': 0}  # fmt: skip
+    return evaluate.measure(examples, rows, protocol, config, mesh, names, attributes)
+
+
+@pytest.fixture(scope='module')
+def results():
+    mesh = sharding.make_mesh()
+    rows = {'samples': wanderer(mesh), **evaluate.fill_rows(mesh, photo())}
+    return measured(a_config(metrics='image,seam,pixels8'), mesh, rows)
+
+
+def test_all_rows_stand_and_the_real_image_is_perfect(results):
+    assert list(results.scores) == [
+        'samples', 'mean_face', 'telea', 'navier_stokes', 'biharmonic', 'truth'
+    ]  # fmt: skip
+    assert 'pip install' in results.skipped['patch_match']
+    assert (results.scores['truth']['psnr/mean'] == 100).all()
+    np.testing.assert_allclose(results.scores['truth']['ssim/mean'], 1, atol=1e-6)
+    assert 'pair_distance' not in results.scores['truth']
+    assert np.nanmin(results.scores['samples']['pair_distance_hole']) > 0
+    assert len(results.names) == 11 and len(set(results.names)) == 11
+    assert 'smile' in results.attributes and len(results.attributes['smile']) == 11
+
+
+def test_holes_are_those_of_seed_and_index_and_their_hash_tells_them_apart(results):
+    config = a_config()
+    hole = holes.fixed(config.seed, 5, config.data.holes.to_dict(), (RES, RES),
+                       make_source(config.data, 'all')[5].landmarks)[0]  # fmt: skip
+    np.testing.assert_array_equal(np.unpackbits(results.holes[5]).reshape(RES, RES, 1), hole)
+    assert results.area[5] == hole.sum()
+    assert results.protocol['holes_sha256'] == res.holes_sha256(results.holes)
+    other = results.holes.copy()
+    other[0, 0] ^= 1
+    assert res.holes_sha256(other) != results.protocol['holes_sha256']
+
+
+def test_one_device_and_another_batch_give_the_same(results):
+    mesh = one_device()
+    again = measured(a_config(batch_size=4), mesh, {'samples': wanderer(mesh)})
+    np.testing.assert_array_equal(again.fingerprint, results.fingerprint)
+    for name, values in again.scores['samples'].items():
+        np.testing.assert_allclose(values, results.scores['samples'][name], rtol=1e-5, atol=1e-6)
+
+
+def test_too_few_images_skip_a_metric_by_name_and_keep_the_others(results):
+    (what,) = [w for w in results.skipped if w.startswith('FD-pixels8')]
+    assert 'more than 192' in results.skipped[what]
+    assert not [name for name in results.sets['truth'] if name.startswith(('FID', 'KID', 'KD-'))]
+    assert results.sets['truth']['precision pixels8, N = 11'] == 1
+
+
+def test_what_is_kept_does_not_grow_with_the_number_of_samples(results):
+    mesh = sharding.make_mesh()
+    config = a_config(gallery=0)
+    many = measured(config, mesh, {'samples': wanderer(mesh, num_samples=3)})
+
+    def size(r):
+        return sum(v.nbytes for v in r.scores['samples'].values()) + r.holes.nbytes
+
+    image_only = {k: v for k, v in results.scores['samples'].items() if k != 'seam'}
+    results = res.dataclasses.replace(results, scores={'samples': image_only})
+    assert size(many) == size(results)
+
+
+def test_samples_that_are_not_finite_are_counted_named_and_left_out(results):
+    mesh = sharding.make_mesh()
+    spoilt = measured(a_config(), mesh, {'samples': wanderer(mesh, spoil=(3, 7))})
+    why = spoilt.skipped['samples: images']
+    assert '2 of 11' in why and spoilt.names[3] in why and spoilt.names[7] in why
+    got, whole = (r.scores['samples']['psnr/mean'] for r in (spoilt, results))
+    assert np.isnan(got[[3, 7]]).all()
+    kept = np.setdiff1d(np.arange(11), [3, 7])
+    np.testing.assert_allclose(got[kept], whole[kept], rtol=1e-5)
+
+
+def test_a_row_or_metric_that_fails_is_named_and_the_rest_goes_on(results):
+    mesh = sharding.make_mesh()
+
+    def broken(batch, placed):
+        raise RuntimeError('the disk is full')
+
+    found = measured(a_config(), mesh, {'broken': broken, 'samples': wanderer(mesh)})
+    assert found.skipped['broken'] == 'RuntimeError: the disk is full'
+    np.testing.assert_allclose(
+        found.scores['samples']['l1/mean'], results.scores['samples']['l1/mean'], rtol=1e-5
+    )
+
+
+def test_missing_weights_skip_a_metric_and_say_how_to_get_them(monkeypatch, tmp_path):
+    monkeypatch.setenv('FI_JAX_WEIGHTS', str(tmp_path))
+    skipped = {}
+    assert list(suite.example_metrics('all', 32, False, skipped)) == ['image', 'seam']
+    assert list(suite.set_metrics('all', skipped)) == ['pixels8']
+    assert 'alexnet' in skipped['lpips_alex'] and 'fetch' in skipped['lpips_alex']
+    assert 'landmarks' in skipped['identity'] and 'inception_fid' in skipped
+    with pytest.raises(ValueError, match=r'lpips_alx unknown; expected all, or some of image'):
+        suite.example_metrics('image,lpips_alx', 32, False, {})
+
+
+def test_an_evaluation_survives_the_way_to_the_disk(results, tmp_path):
+    res.save(results, tmp_path / 'e.npz')
+    back = res.load(tmp_path / 'e.npz')
+    assert back.protocol == results.protocol and back.skipped == results.skipped
+    for row, scores in results.scores.items():
+        for name, values in scores.items():
+            np.testing.assert_array_equal(back.scores[row][name], values)
+    assert [f.why for f in back.gallery] == [f.why for f in results.gallery]
+    np.testing.assert_array_equal(
+        back.gallery[0].pictures['truth'], results.gallery[0].pictures['truth']
+    )
+    (tmp_path / 'e.npz').write_bytes(b'no zip')
+    with pytest.raises(ValueError, match=r'e\.npz: is no evaluation'):
+        res.load(tmp_path / 'e.npz')
+
+
+def test_the_gallery_shows_best_and_worst_by_score(results):
+    ranked = results.scores['samples']['psnr_hole/mean']
+    by_why = {face.why: face for face in results.gallery}
+    assert by_why['best'].name == results.names[np.nanargmax(ranked)]
+    assert by_why['worst'].name == results.names[np.nanargmin(ranked)]
+    assert by_why['first'].name == results.names[0]
+    shown = by_why['best'].pictures
+    assert list(shown) == ['input', 'sample 1', 'sample 2', 'truth']
+
+
+# --------------------------------------------------------------------------------- folders
+
+
+def save(path, pixels):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels[..., ::-1]
+    assert cv2.imwrite(str(path), np.ascontiguousarray(pixels))
+
+
+def write_folders(root, layout, count=3, num_samples=2):
+    mesh = one_device()
+    config = a_config()
+    source = make_source(config.data, 'all')
+    examples = EvalExamples(source, config, 'mixture', count, 1)
+    for i in range(count):
+        x = examples[i]
+        batch = {k: np.asarray(v)[None] for k, v in x.items()}
+        samples = np.asarray(wanderer(mesh, num_samples)(batch, None)[0])[0]
+        key = f'face_{i:02d}'
+        if layout == 'nested':  # as --mode=sample writes it
+            save(root / key / 'truth.png', x['image'])
+            save(root / key / 'hole.png', x['hole'] * 255)
+            save(root / key / 'input.png', x['image'])
+            names = [root / key / f'sample_{n:02d}.png' for n in range(num_samples)]
+        else:
+            save(root / 'truth' / f'{key}.png', x['image'])
+            save(root / 'holes' / f'{key}.png', x['hole'] * 255)
+            names = [root / 'out' / f'{key}_{n:02d}.png' for n in range(num_samples)]
+        for name, sample in zip(names, samples, strict=True):
+            save(name, sample)
+    if layout == 'nested':
+        return str(root), '', ''
+    return str(root / 'out'), str(root / 'truth'), str(root / 'holes')
+
+
+@pytest.mark.parametrize('layout', ['nested', 'flat'])
+def test_folders_of_another_program_score_as_the_run_itself(layout, results, tmp_path):
+    folders = write_folders(tmp_path / 'data', layout)
+    config = a_config(fills=False)
+    found = evaluate.evaluate_folders(folders, config, tmp_path / 'out')
+    assert found.protocol['num_samples'] == 2 and len(found.names) == 3
+    np.testing.assert_array_equal(found.fingerprint, results.fingerprint[:3])
+    for name, values in found.scores['samples'].items():
+        np.testing.assert_allclose(values, results.scores['samples'][name][:3], rtol=1e-5)
+    assert (tmp_path / 'out' / 'report' / 'folder.html').exists()
+    saved = json.loads((tmp_path / 'out' / 'eval' / 'folder.json').read_text())
+    assert saved['rows']['samples']['all']['psnr/mean']['count'] == 3
+
+
+def folder_examples(folders):
+    return evaluate.FolderExamples(*(f or folders[0] for f in folders), limit=0, multiple=1)
+
+
+def test_visible_pixels_are_pasted_and_inverted_holes_are_noticed(tmp_path):
+    folders = write_folders(tmp_path, 'flat', count=2)
+    examples = folder_examples(folders)
+    assert evaluate.visible_change(examples)['outside'] == 0
+    for path in (tmp_path / 'holes').iterdir():
+        save(path, 255 - cv2.imread(str(path))[..., :1])
+    change = evaluate.visible_change(folder_examples(folders))
+    assert change['outside'] > change['inside']
+    x = folder_examples(folders)[0]
+    visible = x['hole'][..., 0] == 0
+    np.testing.assert_array_equal(x['samples'][:, visible], x['image'][None, visible][[0, 0]])
+
+
+@pytest.mark.parametrize(
+    ('spoil', 'words'),
+    [
+        (lambda root: (root / 'holes' / 'face_01.png').unlink(), "--holes_dir=.*'face_01'"),
+        (lambda root: (root / 'out' / 'face_01_01.png').unlink(), "1 samples of 'face_01' and 2"),
+        (lambda root: save(root / 'out' / 'face_00_00.png', photo()[:16]), '_00_00.png is 32x16'),
+        (lambda root: save(root / 'holes' / 'face_00.png', photo()[:16]), 'holes_dir: face_00.png'),
+        (lambda root: [p.rename(p.with_name('x' + p.name)) for p in (root / 'out').iterdir()],
+         'no image has samples; expected NAME_00.png'),
+    ],
+    ids=['no_hole', 'fewer', 'size', 'hole_size', 'no_samples'],
+)  # fmt: skip
+def test_folders_that_do_not_fit_are_named(spoil, words, tmp_path):
+    folders = write_folders(tmp_path, 'flat', count=2)
+    spoil(tmp_path)
+    with pytest.raises(ValueError, match=words):
+        folder_examples(folders)[0]
+
+
+def test_samples_may_lie_apart_from_a_folder_that_has_samples_of_its_own(tmp_path):
+    write_folders(tmp_path / 'ours', 'nested', count=2)
+    for n in range(3):
+        save(tmp_path / 'theirs' / 'face_01' / f'sample_{n:02d}.png', photo(n))
+    ours = str(tmp_path / 'ours')
+    examples = folder_examples((str(tmp_path / 'theirs'), ours, ours))
+    assert examples.keys == ['face_01'] and examples.num_samples == 3
+    assert examples.without_samples == 1
+    np.testing.assert_array_equal(examples.images('face_01')[2][2], photo(2))
+
+
+def test_a_name_that_ends_in_a_number_is_no_sample_of_another():
+    class Names:
+        names = ('Ann_0001.png', 'Ann_0002_00.png', 'Ann_0002_01.png')
+
+    found = evaluate._numbered(Names, {'Ann_0001': 0, 'Ann_0002': 1, 'Ann': 2})
+    assert found == {'Ann_0001': [0], 'Ann_0002': [1, 2]}
+
+
+# ------------------------------------------------------------------------------- comparing
+
+
+def test_runs_are_compared_on_what_they_share():
+    a, b = made_up(n=24), made_up(n=24, seed=1)
+    order = np.random.default_rng(0).permutation(24)[:20]
+    fewer = {row: {m: v[order] for m, v in s.items()} for row, s in b.scores.items()}
+    b = res.dataclasses.replace(
+        b, names=b.names[order], fingerprint=b.fingerprint[order], scores=fewer,
+        attributes={}, area=b.area[order], kind=b.kind[order], holes=b.holes[order],
+    )  # fmt: skip
+    both = res.compare({'a': a, 'b': b})
+    assert both.primary == ['a', 'b'] and list(both.scores) == ['a', 'b', 'telea', 'truth']
+    assert len(both.names) == 20 and 'different numbers' in both.skipped['metrics of whole sets']
+    first = np.flatnonzero(order == 3)
+    if len(first):
+        at = both.names.tolist().index('003.png')
+        assert both.scores['b']['l1_hole/mean'][at] == b.scores['samples']['l1_hole/mean'][first[0]]
+    assert set(res.summarise(both)['paired']) == {'b', 'telea'}
+    apart = res.dataclasses.replace(b, fingerprint=b.fingerprint + np.uint64(1000))
+    with pytest.raises(ValueError, match='no image and hole in common'):
+        res.compare({'a': a, 'b': apart})
+
+
+def run(*flags):
+    env = dict(os.environ, JAX_PLATFORMS='cpu')
+    return subprocess.run(
+        [sys.executable, '-m', 'fi_jax.evaluate', *flags],
+        cwd=ROOT, env=env, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_the_command_compares_runs_and_needs_no_config(tmp_path):
+    for name, seed in (('a', 0), ('b', 1)):
+        res.save(made_up(seed=seed), tmp_path / name / 'eval' / 'test_mixture.npz')
+    done = run('--compare', str(tmp_path / 'a'), str(tmp_path / 'b'), f'--workdir={tmp_path / "o"}')
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / 'o' / 'report' / 'compare_test_mixture.html').read_text()
+    assert 'a · b' in page
+    alone = run('--compare', str(tmp_path / 'a'), str(tmp_path / 'c'))
+    assert alone.returncode == 1 and 'share no evaluation' in alone.stderr
+    assert alone.stderr.strip().count('\n') == 0
+
+
+def test_a_training_outlives_its_metrics(tmp_path):
+    """A wrong metric name fails validation and evaluation: both are named, the run ends well."""
+    from fi_jax.train import train_and_evaluate
+    from tests import masked_autoencoder
+
+    config = masked_autoencoder.get_config('tiny')
+    config.batch_size = config.eval.batch_size = 8
+    config.eval.metrics = 'image,nonsense'
+    state = train_and_evaluate(config, tmp_path)
+    assert int(state.step) == 6
+    assert not (tmp_path / 'eval').exists()
+    lines = [json.loads(x) for x in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
+    assert [x['val/failures'] for x in lines if 'val/failures' in x] == [0, 0, 0]
+
+
+def test_validation_of_weights_that_are_nan_says_so_and_goes_on():
+    config = a_config()
+    mesh = sharding.make_mesh()
+    examples = EvalExamples(make_source(config.data, 'all'), config, 'mixture', 8, 8)
+
+    class Method:
+        noise_dim, nets = 2, {}
+
+        @staticmethod
+        def sample(nets, batch, noise):
+            return {'image': batch['image'] * jnp.nan}
+
+    means = evaluate.mean_scores(Method, examples, config, mesh, 2)({})
+    assert np.isnan(means['psnr_hole/mean'])
+    skipped = {}
+    with evaluate.tolerate(skipped, 'validation'):
+        raise FloatingPointError('bad weather')
+    assert skipped == {'validation': 'FloatingPointError: bad weather'}
