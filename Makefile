@@ -28,7 +28,7 @@ quickstart: env
 	@echo
 	@echo "Done. Look at:"
 	@echo "  $(RUN)/samples/        the same faces from step 0 on: input, maps, samples, truth"
-	@echo "  $(RUN)/eval/           scores, beside mean-face, Telea and Navier-Stokes fills"
+	@echo "  $(RUN)/report/         a page of scores, beside fills that need no network"
 	@echo "  $(BIN)/tensorboard --logdir=$(RUN)   curves (pip install tensorboard)"
 
 test: env

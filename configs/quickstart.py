@@ -20,6 +20,7 @@ SETTINGS = {
     'loss.kl_z': 3e-3,
     'optim.ema_halflife_images': 500.0,
     'eval.limit': 128,
+    'eval.metrics': 'image,seam',
 }
 
 
