@@ -111,7 +111,7 @@ def test_a_killed_host_ends_the_others_within_the_timeout(tmp_path):
     assert codes == [Exit.HOST_LOST, -signal.SIGKILL], outs
     assert time.monotonic() - begin < 2 * TIMEOUT
     assert re.search('error: (lost contact with another process|process 1 .* is dead)', outs[0])
-    assert (tmp_path / 'checkpoints' / '10').is_dir()
+    assert any(path.name.isdigit() for path in (tmp_path / 'checkpoints').iterdir())
 
 
 @pytest.mark.slow
