@@ -170,7 +170,11 @@ class JaxStep:
 
 
 def count_flops(jaxpr: Any, branch: Callable[..., float]) -> float:
-    """FLOPs of the convolutions and products of a jaxpr; branch chooses among those of a cond."""
+    """FLOPs of the convolutions and products of a jaxpr; branch chooses among those of a cond.
+
+    Products with padding count, unlike in `fi_jax.aot.matmul_flops`, for PyTorch's counter, which
+    stands beside these numbers, counts them.
+    """
     total = 0.0
     for eqn in jaxpr.eqns:
         name, params = eqn.primitive.name, eqn.params
@@ -185,9 +189,6 @@ def count_flops(jaxpr: Any, branch: Callable[..., float]) -> float:
             # Zeros put between the input's pixels are not multiplied by anyone with sense.
             zeros = int(np.prod(params['lhs_dilation']))
             total += 2.0 * eqn.outvars[0].aval.size * kernel.size / features / zeros
-        elif name == 'cond' and params.get('branches_platforms'):
-            # By the general form of a layer, whichever this backend runs.
-            total += count_flops(params['branches'][-1].jaxpr, branch)
         elif name == 'cond':
             total += branch([count_flops(b.jaxpr, branch) for b in params['branches']])
         else:

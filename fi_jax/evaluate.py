@@ -120,9 +120,7 @@ def evaluate_split(
     of any other data.
     """
     options = config.eval
-    split = resolve_split(config, workdir, options.split)
-    source = make_source(config.data, split)
-    examples = EvalExamples(source, config, options.holes, options.limit, options.batch_size)
+    split, source, examples = examples_of(config, workdir)
     rows = method_rows(method, nets, config, mesh)
     if options.fills:
         # The mean is of training faces where they are at hand, else of the faces themselves.
@@ -144,6 +142,15 @@ def evaluate_split(
     found = measure(examples, rows, protocol, config, mesh, names, attributes)
     write(found, out or workdir, options.name or f'{split}_{options.holes}')
     return found
+
+
+def examples_of(config: Any, workdir: str | Path) -> tuple[str, Source, EvalExamples]:
+    """The split that config.eval asks for, its source, and its faces under their holes."""
+    options = config.eval
+    split = resolve_split(config, workdir, options.split)
+    source = make_source(config.data, split)
+    examples = EvalExamples(source, config, options.holes, options.limit, options.batch_size)
+    return split, source, examples
 
 
 def resolve_split(config: Any, workdir: str | Path, split: str) -> str:

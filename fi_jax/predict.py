@@ -13,7 +13,7 @@ from absl import logging
 from jax.sharding import Mesh
 
 from fi_jax import sharding, steps
-from fi_jax.evaluate import load_run, resolve_split
+from fi_jax.evaluate import examples_of, load_run, resolve_split
 from fi_jax.input_pipeline import holes
 from fi_jax.input_pipeline.loader import EvalExamples, eval_batches, unsquare
 from fi_jax.input_pipeline.sources import make_source
@@ -97,9 +97,7 @@ def evaluate_split(
     Split and name as in `evaluate.evaluate_split`; means with 95 % bootstrap intervals over images.
     """
     options = config.eval
-    split = resolve_split(config, workdir, options.split)
-    source = make_source(config.data, split)
-    examples = EvalExamples(source, config, options.holes, options.limit, options.batch_size)
+    split, _, examples = examples_of(config, workdir)
     run = predictions(method, examples, config, mesh, options.num_samples, options.batch_size)
     scores, meta = scores_of(run(nets))
     members = groups.groups_of(meta['area'], meta['kind'], config.res**2, holes.KINDS)
