@@ -4,7 +4,8 @@
 
 Needs the environment of `make test-parity` for the rivals; without them ours are timed alone.
 Both sides run on the same CPU, on the same images and the same (random) weights, and take turns;
-their results are compared first. Memory is the largest resident size after N and after 4N images.
+their results are compared first. Memory is the resident size after N and after 4N images, of
+moments and of a sample of N/2 rows; Linux.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import importlib.util
 import resource
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ import numpy as np
 from benchmarks import timing
 
 BATCH = 8
+_TRUNKS = {'inception_clean': 'inception_fid'}
 
 
 def lpips_contest(size: int) -> dict[str, Callable[[], Any]]:
@@ -89,27 +92,31 @@ def contend(title: str, contest: dict[str, Callable[[], Any]], rounds: int) -> s
     return timing.compare(f'{title}, ms a batch of {BATCH}', seconds, base='fi_jax')
 
 
-def memory(count: int) -> str:
-    """Largest resident size after count and after 4 count images, in MB."""
+def memory(name: str, count: int) -> str:
+    """Resident size after count and after 4 count images through a feature network, in MB."""
     import jax
 
-    from fi_jax.metrics import distribution
+    from fi_jax.metrics import distribution, trunks
     from tests import metric_inputs as inputs
 
-    network = distribution.make_features('pixels8')
-    call = jax.jit(network)
-    images = inputs.pictures(64, 64)
+    arrays = {} if name == 'pixels8' else trunks.random_weights(_TRUNKS.get(name, name), 0)
+    network = distribution.from_arrays(name, arrays)
+    call = jax.jit(lambda net, x: net(x))
+    batch = min(64, count // 4)
+    images = inputs.pictures(batch, 64)
     moments = distribution.Gaussian.init(network.dimension)
-    sample = distribution.Sample.init(network.dimension, size=2048)
+    sample = distribution.Sample.init(network.dimension, size=count // 2)
     rows = []
-    for at in range(0, 4 * count, 64):
-        features = np.asarray(call(images))
+    for at in range(0, 4 * count, batch):
+        features = np.asarray(call(network, images))
         moments = moments.update(features)
-        sample = sample.update(features, np.arange(at, at + 64))
-        if at + 64 in (count, 4 * count):
+        sample = sample.update(features, np.arange(at, at + batch))
+        if at + batch in (count, 4 * count):
+            pages = int(Path('/proc/self/statm').read_text().split()[1])
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            rows.append((str(at + 64), f'{peak:.1f}'))
-    return timing.table(('images', 'MB'), rows)
+            now = pages * resource.getpagesize() / 2**20
+            rows.append((f'{name}, {at + batch} images', f'{now:.0f}', f'{peak:.0f}'))
+    return timing.table(('MB', 'then', 'largest'), rows)
 
 
 def main() -> None:
@@ -119,11 +126,12 @@ def main() -> None:
     parser.add_argument('--memory', action='store_true')
     parser.add_argument('--rounds', type=int, default=5)
     parser.add_argument('--size', type=int, default=128, help='pixels, of the images of LPIPS')
-    parser.add_argument('--count', type=int, default=12_800, help='N of the memory')
+    parser.add_argument('--network', default='efficientnet_lite0', help='of the memory')
+    parser.add_argument('--count', type=int, default=128, help='N of the memory')
     given = parser.parse_args()
     everything = not (given.lpips or given.inception or given.memory)
     if given.memory or everything:  # first: torch would raise the peak
-        print(memory(given.count), '\n')
+        print(memory(given.network, given.count), '\n')
     if given.lpips or everything:
         title = f'LPIPS alex, {given.size} px'
         print(contend(title, lpips_contest(given.size), given.rounds), '\n')

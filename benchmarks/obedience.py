@@ -5,8 +5,9 @@
 Takes test faces of the run's own data with known landmarks, completes each as it is and with each
 edit of `fi_jax.landmarks.EDITS`, all at the prior's mean, and lets MediaPipe find the points of the
 results, which it has not seen before. Prints, for the points inside the hole: the error against
-what was asked, in inter-ocular distances, and how far the points went along with the edit. Writes
-a sheet of the first faces.
+what was asked, in inter-ocular distances, and how far the points went along with the edit. Beside
+it the same of the photo itself, bent to the edited points: what the detector sees of a move that
+was really made. Writes a sheet of the first faces.
 """
 
 from __future__ import annotations
@@ -24,19 +25,12 @@ from fi_jax import features, pictures, sharding
 from fi_jax import landmarks as lm
 from fi_jax.evaluate import load_run
 from fi_jax.input_pipeline import extract_landmarks
+from fi_jax.input_pipeline.augment import bend
 from fi_jax.input_pipeline.loader import EvalExamples, eval_batches
 from fi_jax.input_pipeline.sources import make_source
+from fi_jax.sample import edited
 from fi_jax.state import bind_ema
 from fi_jax.writers import save_png
-
-
-def told(batch: dict[str, np.ndarray], edit: str, strength: float) -> dict[str, np.ndarray]:
-    """The batch with edited landmarks, where there are any."""
-    points, maps = batch['landmarks'].copy(), batch['landmark_map'].copy()
-    for i in np.flatnonzero(batch['has_landmarks']):
-        points[i] = lm.edit(points[i], edit, strength)
-        maps[i] = lm.draw_points(points[i], batch['image'].shape[1:3])
-    return batch | {'landmarks': points, 'landmark_map': maps}
 
 
 def hidden(points: np.ndarray, hole: np.ndarray) -> np.ndarray:
@@ -99,7 +93,7 @@ def main() -> None:
     args = parser.parse_args()
 
     config = ConfigDict(json.loads((Path(args.workdir) / 'config.json').read_text()))
-    config.landmark_source = 'given'
+    config.landmark_source = 'user'
     mesh = sharding.make_mesh()
     method, state = load_run(config, args.workdir, mesh)
     source = make_source(config.data, 'test')
@@ -118,31 +112,37 @@ def main() -> None:
     edits = ('none', *lm.EDITS)
     asked: dict[str, list[np.ndarray]] = {e: [] for e in edits}
     found: dict[str, list[np.ndarray | None]] = {e: [] for e in edits}
-    truth: list[np.ndarray | None] = []
+    bent: dict[str, list[np.ndarray | None]] = {e: [] for e in edits}
+    went: dict[str, list[np.ndarray]] = {e: [] for e in edits}
     holes: list[np.ndarray] = []
     sheet: dict[str, list[np.ndarray]] = {name: [] for name in ('input', *edits, 'truth')}
     for batch in eval_batches(examples, config, 16, 0, 1):
         known = np.flatnonzero(batch['has_landmarks'] * batch['weight'])
         holes += [batch['hole'][i] for i in known]
-        truth += [find(batch['image'][i]) for i in known]
         sheet['input'] += list(pictures.with_hole(batch['image'], batch['hole'])[known])
         sheet['truth'] += list(batch['image'][known])
         for edit in edits:
-            led = batch if edit == 'none' else told(batch, edit, args.strength)
+            led = batch if edit == 'none' else edited(batch, edit, args.strength)
             images = np.asarray(complete(state.nets, led))
             asked[edit] += [led['landmarks'][i] for i in known]
             found[edit] += [find(images[i]) for i in known]
+            for i in known:
+                points = batch['landmarks'][i]
+                photo, at = bend(batch['image'][i], points, led['landmarks'][i] - points)
+                bent[edit].append(find(photo))
+                went[edit].append(at)
             sheet[edit] += list(images[known])
 
     rows = measure(found, asked, holes)
-    photo = measure({'none': truth}, {'none': asked['none']}, holes)['none']
+    photos = measure(bent, went, holes)
     print(f'{len(holes)} faces, holes {args.holes}, strength {args.strength}; points in the hole')
-    print(f'{"":14s}{"detected":>10s}{"NME":>8s}{"slope":>8s}{"correlation":>13s}')
-    for name, row in {'photo itself': photo, **rows}.items():
-        cells = f'{row["detected"]:10.3f}{row["nme"]:8.4f}'
-        if 'slope' in row:
-            cells += f'{row["slope"]:8.2f}{row["correlation"]:13.2f}'
-        print(f'{name:14s}{cells}')
+    print(f'{"":20s}{"detected":>10s}{"NME":>8s}{"slope":>8s}{"correlation":>13s}')
+    for name in edits:
+        for title, row in ((name, rows[name]), ('  the photo, bent', photos[name])):
+            cells = f'{row["detected"]:10.3f}{row["nme"]:8.4f}'
+            if 'slope' in row:
+                cells += f'{row["slope"]:8.2f}{row["correlation"]:13.2f}'
+            print(f'{title:20s}{cells}')
     page = pictures.grid(list(sheet), [np.stack(column[:10]) for column in sheet.values()], 128)
     path = Path(args.workdir) / f'obedience_{args.holes}.png'
     save_png(path, page)

@@ -19,11 +19,13 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from fi_jax.features import GUIDE_CHANNELS, GUIDE_REGIONS
+
 GENERATIVE = ('extractor', 'embedding', 'generator', 'prior')
 CRITICS = ('d_global', 'd_local')
 NETS = GENERATIVE + CRITICS
 
-SEEN = 6  # channels of what a completion is given: masked 3, hole 1, guide 2
+SEEN = 4 + GUIDE_CHANNELS  # of what a completion is given: masked 3, hole 1, guide
 
 Batch = Mapping[str, Tensor]
 Terms = dict[str, Tensor]
@@ -159,7 +161,7 @@ class Embedding(NamedTuple):
 
 
 class Encoder(Named):
-    """Strided convolutions, each modulated by z; (B,6,H,W) -> mean, logvar."""
+    """Strided convolutions, each modulated by z; (B,SEEN,H,W) -> mean, logvar."""
 
     def __init__(self, widths: Sequence[int], res: int, v_dim: int, z_dim: int):
         super().__init__()
@@ -195,7 +197,7 @@ class MapDecoder(Named):
 
 
 class FaceEmbedding(nn.Module):
-    """Visible pixels, hole and guide (B,6,H,W), z, noise -> Embedding."""
+    """Visible pixels, hole and guide (B,SEEN,H,W), z, noise -> Embedding."""
 
     def __init__(
         self, widths: Sequence[int], decoder: Sequence[int], res: int, v_dim: int, z_dim: int
@@ -250,7 +252,7 @@ class FaceGenerator(Named):
         for dilation in dilations:
             conv(top, top, dilation)
         self.child('FiLM', FiLM(256, top))
-        skips = [*(width + 2 for width in widths[-2::-1]), SEEN]
+        skips = [*(width + GUIDE_CHANNELS for width in widths[-2::-1]), SEEN]
         for below, width, skip in zip(
             widths[::-1], [*widths[-2::-1], full_width], skips, strict=True
         ):
@@ -394,10 +396,14 @@ def twins(batch: Batch) -> dict[str, Tensor]:
 
 
 def see(batch: Batch, keep: Tensor) -> dict[str, Tensor]:
-    """The batch with `seen` (B,6,H,W): masked, hole, and the points of the examples told them."""
-    points = batch['landmark_map']
+    """The batch with `seen` (B,SEEN,H,W): masked, hole, and the points of those told them."""
+    points, side = batch['landmarks'], batch['hole'].shape[2]
+    at, radius = torch.arange(side, dtype=torch.float32), max(1.0, side / 128)
+    x, y = (torch.exp(-(((points[:, :, i, None] - at) / radius) ** 2)) for i in (0, 1))
+    maps = [torch.einsum('bph,bpw->bhw', y[:, r], x[:, r]) for r in GUIDE_REGIONS]
+    soft = torch.stack(maps, 1).clamp(max=1.0)
     told = (batch['has_landmarks'] * keep)[:, None, None, None]
-    guide = torch.cat([points, torch.ones_like(points)], 1) * told
+    guide = torch.cat([soft, torch.ones_like(soft[:, :1])], 1) * told
     seen = torch.cat([batch['masked'], batch['hole'], guide], 1)
     return {**batch, 'seen': seen.contiguous(memory_format=torch.channels_last)}
 

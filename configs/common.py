@@ -125,7 +125,7 @@ def base(res: int, tiny: bool) -> ConfigDict:
     # Of z: 'visible', read off the visible pixels; 'normal', N(0,I); 'sigma_by_hole'.
     c.prior = 'visible'
     c.guide_dropout = 0.5  # share of training examples that are not told their landmarks
-    # Who leads a completion: 'fen', the embedding network alone; 'given', the data's landmarks;
+    # Who leads a completion: 'fen', the embedding network alone; 'user', those of data.landmarks;
     # 'predictor', the points that a run of configs/landmarks.py finds; 'predictor_sample', a shape
     # that it draws for each sample.
     c.landmark_source = 'fen'
@@ -199,7 +199,14 @@ def base(res: int, tiny: bool) -> ConfigDict:
             num_threads=2,
             # Of training faces; see input_pipeline/augment.py for the units.
             augment=dict(
-                rotate=0.0, scale=0.0, shift=0.0, colour=0.0, blur=0.0, noise=0.0, occlusion=0.0
+                rotate=0.0,
+                scale=0.0,
+                shift=0.0,
+                bend=0.0,
+                colour=0.0,
+                blur=0.0,
+                noise=0.0,
+                occlusion=0.0,
             ),
             holes=dict(
                 centre=0.30,
@@ -248,12 +255,24 @@ def base(res: int, tiny: bool) -> ConfigDict:
             batch_size=16,
             fills=True,  # rows for mean face, Telea, Navier-Stokes, biharmonic on the same holes
             metrics='all',  # or names, with commas between; those without weights are skipped
+            reader='',  # a run of configs/landmarks.py that reads landmarks off the completions
+            memorisation=2_000,  # training faces that completions are compared with; 0: none
             bootstrap=2_000,  # resamples behind each interval
             gallery=4,  # best, median, worst and first faces shown in the report, of each
         )
     )
     c.sample = ConfigDict(
-        dict(holes='centre', num_samples=8, limit=100, out='', split='auto', batch_size=8)
+        dict(
+            holes='centre',
+            num_samples=8,
+            limit=100,
+            out='',
+            split='auto',
+            batch_size=8,
+            vary='both',  # 'structure': the drawn landmarks alone; 'appearance': all else
+            edit='',  # with landmark_source='user': smile, mouth_open, eyes_closed or jaw_left
+            strength=1.0,  # of the edit
+        )
     )
     # Mode predict. out: empty = points.npz in the run folder; limit: 0 = all images.
     c.predict = ConfigDict(
@@ -270,6 +289,7 @@ def base(res: int, tiny: bool) -> ConfigDict:
         c.checkpoint.every = 2
         c.eval.num_samples = 2
         c.eval.bootstrap = 100
+        c.eval.memorisation = 16
         c.eval.gallery = 1
         c.validate.limit = 4
         c.eval.batch_size = 4

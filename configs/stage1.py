@@ -12,7 +12,13 @@ from configs import common
 
 # No critic here to chase: a faster rate, and momentum. The heavy KL teaches the nets to take from
 # the photo what the photo tells, tone and light, before z may carry more in stage 2.
-SETTINGS = {'steps.stage1': 3_000, 'optim.lr': 5e-4, 'optim.b1': 0.9, 'loss.kl_z': 1.5e-3}
+SETTINGS = {
+    'steps.stage1': 3_000,
+    'optim.lr': 5e-4,
+    'optim.b1': 0.9,
+    'loss.kl_z': 1.5e-3,
+    'data.augment.bend': 0.35,
+}
 
 
 def get_config(arg: str | None = None) -> ConfigDict:

@@ -14,6 +14,7 @@ from configs import common
 SETTINGS = {
     'steps.stage2': 2_000,
     'optim.lr_scale': ConfigDict({'d_global': 2.0, 'd_local': 2.0}),
+    'data.augment.bend': 0.35,
 }
 
 

@@ -28,14 +28,15 @@ from ml_collections import ConfigDict
 from fi_jax import features, guidance, pictures, report, sharding
 from fi_jax import results as res
 from fi_jax.checkpoint import Checkpointer
-from fi_jax.input_pipeline import holes
+from fi_jax.input_pipeline import holes, landmark_shards
 from fi_jax.input_pipeline.loader import EvalExamples, Example, eval_batches
-from fi_jax.input_pipeline.sources import Folder, Source, decode, make_source
+from fi_jax.input_pipeline.sources import Folder, Source, decode, make_source, with_landmarks
 from fi_jax.methods import Method, make_method
-from fi_jax.metrics import fills, image, suite
+from fi_jax.metrics import distribution, diversity, fills, identity, image, suite
+from fi_jax.metrics.bootstrap import Estimate
 from fi_jax.optim import make_optimizers
 from fi_jax.results import Results
-from fi_jax.state import NetState, TrainState, init_state
+from fi_jax.state import NetState, TrainState, bind_ema, init_state
 from fi_jax.steps import draw_samples
 from fi_jax.writers import save_json
 
@@ -44,6 +45,7 @@ Draw = Callable[[Example, Mapping[str, jax.Array]], tuple[jax.Array, jax.Array]]
 
 PRIMARY = 'samples'
 _SCORED = ('image', 'hole', 'landmarks', 'has_landmarks')  # what metrics may see of a batch
+GATES = {'landmarks': diversity.MAX_LANDMARK_ERROR, 'identity': identity.SAME_PERSON}
 RANKED_BY = 'psnr_hole/mean'  # best, median and worst faces of the gallery
 UNITS = (
     'composites rounded to 8 bits; PSNR in dB, data range 255; SSIM with a Gaussian window of 11 '
@@ -75,21 +77,110 @@ def load_run(config: Any, workdir: str | Path, mesh: Mesh) -> tuple[Method, Trai
     with Checkpointer(workdir) as checkpointer:
         state = checkpointer.restore(like)[0]
     if config.get('landmark_source') in guidance.PREDICTED:
-        if not (Path(config.predictor) / 'config.json').is_file():
-            raise FileNotFoundError(
-                f'config.predictor={config.predictor!r}: not a run folder; name one of '
-                f'configs/landmarks.py, which landmark_source={config.landmark_source} asks'
-            )
-        saved = ConfigDict(json.loads((Path(config.predictor) / 'config.json').read_text()))
+        saved, predictor, nets, _ = load_predictor(config.predictor, 'config.predictor', mesh)
         if saved.res != config.res:
             raise ValueError(
                 f'config.predictor={config.predictor!r} sees {saved.res} px, this run '
                 f'{config.res}; name a predictor of the same size'
             )
-        predictor, its_state = load_run(saved, config.predictor, mesh)
-        nets = jax.device_get(its_state.nets)
         method = guidance.led(method, predictor, nets, config.landmark_source)
     return method, state
+
+
+def load_predictor(
+    run: str, field: str, mesh: Mesh
+) -> tuple[Any, Method, Mapping[str, NetState], int]:
+    """Config, method, networks and step of a run of configs/landmarks.py.
+
+    Raises FileNotFoundError or ValueError, naming the field, where run is none.
+    """
+    if not run or not (Path(run) / 'config.json').is_file():
+        raise FileNotFoundError(
+            f'{field}={run!r}: not a run folder; name one of configs/landmarks.py'
+        )
+    saved = ConfigDict(json.loads((Path(run) / 'config.json').read_text()))
+    method, state = load_run(saved, run, mesh)
+    if method.predictor is None:
+        raise ValueError(
+            f'{field}={run!r}: a run of {saved.method}, which predicts no points; name one of '
+            'configs/landmarks.py'
+        )
+    return saved, method, jax.device_get(state.nets), int(state.step)
+
+
+def load_reader(run: str, mesh: Mesh) -> tuple[suite.Reader, dict[str, Any]]:
+    """The landmark reader of config.eval.reader, and what the protocol says of it.
+
+    Its points are the most likely ones of a predictor that is told of no hole. Raises LookupError
+    where none is named, otherwise as `load_predictor`.
+    """
+    if not run:
+        raise LookupError(
+            'no reader of landmarks is named; train one with configs/landmarks.py and give its '
+            'run folder as --config.eval.reader=runs/lm'
+        )
+    saved, method, nets, step = load_predictor(run, 'config.eval.reader', mesh)
+
+    def find(nets: Any, images: jax.Array) -> jax.Array:
+        assert method.predictor is not None
+        seen = images / 127.5 - 1.0
+        batch = {'image': seen, 'masked': seen, 'hole': jnp.zeros_like(seen[..., :1])}
+        noise = jnp.zeros((len(seen), 1, method.noise_dim))
+        return method.predictor.predict(bind_ema(method, nets), batch, noise)['points']
+
+    about = {'run': Path(run).resolve().name, 'res': saved.res, 'step': step}
+    placed = jax.device_put(nets, sharding.replicated(mesh))
+    return suite.Reader(placed, find, saved.res), about
+
+
+def training_faces(
+    config: Any, workdir: str | Path, mesh: Mesh, reader: suite.Reader | None
+) -> tuple[suite.Bank, dict[str, Any]]:
+    """Features of config.eval.memorisation faces a run was trained on, and words on them.
+
+    The data are those of the run's config.json, seen as they are stored: no hole, no flip. Features
+    are dlib's where its weights are there and landmarks known or read, else 8x8 pixels. Raises
+    FileNotFoundError or ValueError where the training data cannot be opened.
+    """
+    trained_on = ConfigDict(json.loads((Path(workdir) / 'config.json').read_text())['data'])
+    source = make_source(trained_on, 'train')
+    options = config.eval
+    examples = EvalExamples(source, config, 'none', options.memorisation, options.batch_size)
+    known = located(examples)
+    read = reader if not known else None
+    ready = (known or read) and suite.CUT_OUT in distribution.available()
+    features = distribution.make_features(suite.CUT_OUT if ready else 'pixels8')
+
+    def described(features: Any, read: Any, batch: Mapping[str, jax.Array]) -> jax.Array:
+        points = batch['landmarks'] if read is None else read(batch['image'])
+        return suite.describe(features, batch['image'], points)
+
+    describe_all = jax.jit(described, out_shardings=sharding.replicated(mesh))
+    gather = jax.jit(lambda x: x, out_shardings=sharding.replicated(mesh))
+    rows = []
+    logging.info('looking at %d training faces with %s', examples.count, features.name)
+    for batch in _batches(examples, config):
+        placed = {k: batch[k] for k in ('image', 'landmarks', 'has_landmarks', 'weight')}
+        placed = sharding.shard_batch(placed, mesh)
+        found, known_of, weight = jax.device_get(
+            (
+                describe_all(features, read, placed),
+                gather(placed['has_landmarks']),
+                gather(placed['weight']),
+            )
+        )
+        keep = weight > 0 if read is not None or not ready else (weight > 0) & (known_of > 0)
+        rows.append(found[keep & np.isfinite(found).all(axis=1)])
+    bank = np.concatenate(rows)
+    data = trained_on.path or trained_on.name or trained_on.source
+    about = {'features': features.name, 'faces': len(bank), 'data': Path(data).name}
+    return suite.Bank(features, jax.device_put(bank, sharding.replicated(mesh))), about
+
+
+def located(examples: Any, look_at: int = 16) -> bool:
+    """Whether landmarks came with any of the first examples."""
+    first = (examples[i] for i in range(min(look_at, examples.count)))
+    return any(example.get('has_landmarks', 0) > 0 for example in first)
 
 
 def evaluate_run(config: Any, workdir: str | Path, out: str | Path = '') -> Results:
@@ -127,7 +218,7 @@ def evaluate_split(
         average = mean_face(make_source(config.data, 'train' if split == 'test' else split), config)
         rows |= fill_rows(mesh, average)
     data = config.data.path or config.data.name or config.data.source
-    protocol = {
+    protocol: dict[str, Any] = {
         'method': config.method,
         'run': Path(workdir).resolve().name,
         'step': step,
@@ -139,7 +230,9 @@ def evaluate_split(
         'res': config.res,
     }
     names, attributes = describe(source, examples.count)
-    found = measure(examples, rows, protocol, config, mesh, names, attributes)
+    skipped: dict[str, str] = {}
+    aids = gather_aids(config, workdir, mesh, skipped, protocol)
+    found = measure(examples, rows, protocol, config, mesh, names, attributes, skipped, aids)
     write(found, out or workdir, options.name or f'{split}_{options.holes}')
     return found
 
@@ -177,6 +270,33 @@ def describe(source: Source, count: int) -> tuple[list[str], dict[str, np.ndarra
         for name in sorted(common)
     }
     return [r.name for r in records], attributes
+
+
+def gather_aids(
+    config: Any,
+    workdir: str | Path,
+    mesh: Mesh,
+    skipped: dict[str, str],
+    protocol: dict[str, Any],
+) -> dict[str, Any]:
+    """The `reader` and `bank` that metrics of faces need; what is missing is noted in skipped.
+
+    What the report must say of them goes to protocol. workdir '': no run, hence no training faces.
+    """
+    wanted = suite.chosen(config.eval.metrics)
+    aids: dict[str, Any] = {}
+    if 'landmarks' in wanted:
+        with tolerate(skipped, 'landmarks'):
+            aids['reader'], protocol['reader'] = load_reader(config.eval.reader, mesh)
+            leads = config.get('landmark_source') in guidance.PREDICTED
+            same = leads and Path(config.predictor).resolve() == Path(config.eval.reader).resolve()
+            protocol['reader']['interested'] = same
+    if 'memorisation' in wanted and workdir and config.eval.memorisation:
+        with tolerate(skipped, 'memorisation'):
+            aids['bank'], protocol['memorisation'] = training_faces(
+                config, workdir, mesh, aids.get('reader')
+            )
+    return aids
 
 
 # ------------------------------------------------------------------------------------ the rows
@@ -243,7 +363,7 @@ def tolerate(skipped: dict[str, str], what: str) -> Iterator[None]:
         yield
     except Exception as error:  # whatever a metric may meet, the run goes on
         reason = ' '.join(str(error).split()) or type(error).__name__
-        known = isinstance(error, ImportError | LookupError | ValueError)
+        known = isinstance(error, ImportError | LookupError | ValueError | FileNotFoundError)
         skipped[what] = reason if known else f'{type(error).__name__}: {reason}'
         logging.warning('%s is left out: %s', what, skipped[what])
 
@@ -256,17 +376,26 @@ def measure(
     mesh: Mesh,
     names: Sequence[str],
     attributes: Mapping[str, np.ndarray],
+    skipped: dict[str, str] | None = None,
+    aids: Mapping[str, Any] | None = None,
 ) -> Results:
     """Scores of every row on every example, in one pass; a row or metric that fails is left out.
 
-    examples: an `EvalExamples` or `FolderExamples`. Memory grows with the number of images by
-    their scores and hole bits, and not with the number of samples. Scores are finite or NaN.
+    examples: an `EvalExamples` or `FolderExamples`; skipped: what is missing already; aids: as of
+    `gather_aids`. Where no landmarks came with the images, those that the reader finds in the
+    originals stand for them. Memory grows with the number of images by their scores and hole bits,
+    and not with the number of samples. Scores are finite or NaN.
     """
-    skipped: dict[str, str] = {}
+    skipped, aids = {} if skipped is None else skipped, dict(aids or {})
     replicated = sharding.replicated(mesh)
     wanted, first = config.eval.metrics, examples[0]
     height, width = first['image'].shape[:2]
-    chosen = suite.example_metrics(wanted, min(height, width), 'landmarks' in first, skipped)
+    came = located(examples)  # landmarks, with the images
+    judges = suite.face_judges(wanted, came, skipped, **aids)
+    chosen = suite.example_metrics(wanted, min(height, width), skipped, judges)
+    of_photos = jax.jit(suite.of_photos, out_shardings=sharding.by_example(mesh))
+    joint = ', '.join(judges)
+    seen = _SCORED if came or 'landmarks' not in judges else _SCORED[:2]
     metrics = {
         name: (jax.jit(score, out_shardings=replicated), weights)
         for name, (score, weights) in chosen.items()
@@ -286,8 +415,11 @@ def measure(
         for name, values in known.items():
             _put(meta, name, values[real], at, count)
         placed = sharding.shard_batch(batch, mesh)
-        known_of = {k: x for k, x in placed.items() if k in _SCORED}
+        known_of = {k: x for k, x in placed.items() if k in seen}
         known_of['hole'] = placed['hole'].astype(jnp.float32)
+        if judges and joint not in skipped:
+            with tolerate(skipped, joint):
+                known_of = of_photos(judges, known_of)
         for row, draw in rows.items():
             if row in skipped:
                 continue
@@ -297,7 +429,7 @@ def measure(
                 not_finite[row] += at[~ok].tolist()
                 for name, (score, weights) in metrics.items():
                     what = f'{row}: {name}'
-                    if what in skipped:
+                    if {name, what} & set(skipped):
                         continue
                     with tolerate(skipped, what):
                         found = jax.device_get(score(weights, samples, known_of))
@@ -326,7 +458,7 @@ def measure(
             )
             logging.warning('%s: %s', row, skipped[f'{row}: images'])
     scores = {row: _defined(cells) for row, cells in scores.items() if row not in skipped}
-    values_of_sets: dict[str, dict[str, float]] = {row: {} for row in scores}
+    values_of_sets: dict[str, dict[str, Estimate]] = {row: {} for row in scores}
     for name, one in sets.items():
         for row in scores:
             if not {name, f'{row}: {name}'} & set(skipped):
@@ -342,6 +474,8 @@ def measure(
             'bootstrap': config.eval.bootstrap,
             'primary': [PRIMARY],
             'units': UNITS,
+            'landmarks': 'data' if came else 'reader' if 'landmarks' in judges else '',
+            'gates': {k: most for k, most in GATES.items() if k in judges},
         },
         names=np.array(names, str),
         fingerprint=meta['fingerprint'].view(np.uint64)[:, 0],
@@ -503,16 +637,31 @@ class FolderExamples:
 
     truth_dir: NAME.png, or NAME/truth.png. holes_dir: NAME.png or NAME/hole.png, white = missing.
     samples_dir: NAME_00.png, NAME_01.png, ... or NAME/sample_00.png, ..., or one NAME.png. Any
-    image format that the sources read will do. Raises ValueError or FileNotFoundError that name
-    what is missing or of another size.
+    image format that the sources read will do. landmarks: shards or an .npz of the files of
+    truth_dir, in their pixels. Raises ValueError or FileNotFoundError that name what is missing or
+    of another size.
     """
 
-    def __init__(self, samples_dir: str, truth_dir: str, holes_dir: str, limit: int, multiple: int):
+    def __init__(
+        self,
+        samples_dir: str,
+        truth_dir: str,
+        holes_dir: str,
+        limit: int,
+        multiple: int,
+        landmarks: str = '',
+    ):
         flags = {'--samples_dir': samples_dir, '--truth_dir': truth_dir, '--holes_dir': holes_dir}
         for flag, path in flags.items():
             if not Path(path).is_dir():
                 raise FileNotFoundError(f'{flag}={path}: no such folder; check the path')
-        self._folders = {flag: Folder(path) for flag, path in flags.items()}
+        self._folders: dict[str, Any] = {flag: Folder(path) for flag, path in flags.items()}
+        self._landmarks = bool(landmarks)
+        if landmarks:
+            table = landmark_shards.read_table(landmarks)
+            self._folders['--truth_dir'] = with_landmarks(
+                self._folders['--truth_dir'], table, field=f'data.landmarks={landmarks}'
+            )
         self._truths = _keyed(self._folders['--truth_dir'], 'truth')
         self._holes = _keyed(self._folders['--holes_dir'], 'hole')
         self._samples = _numbered(self._folders['--samples_dir'], self._truths)
@@ -549,7 +698,7 @@ class FolderExamples:
         real = position < self.count
         key = self.keys[position if real else 0]
         truth, hole, samples = self.images(key)
-        return {
+        example = {
             'image': truth,
             'hole': hole,
             'hole_kind': np.int32(-1),
@@ -557,6 +706,11 @@ class FolderExamples:
             'weight': np.float32(real),
             'samples': paste(samples, truth, hole),
         }
+        if self._landmarks:
+            points = self._folders['--truth_dir'][self._truths[key]].landmarks
+            example['has_landmarks'] = np.float32(points is not None)
+            example['landmarks'] = np.zeros((68, 2), np.float32) if points is None else points
+        return example
 
     def images(self, key: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Truth (H,W,3), hole (H,W,1) of 0 and 1, samples (N,H,W,3) as they are in their files."""
@@ -582,7 +736,7 @@ def paste(samples: np.ndarray, truth: np.ndarray, hole: np.ndarray) -> np.ndarra
     return np.where(hole[None] > 0, samples, truth[None])
 
 
-def _keyed(folder: Folder, stem: str) -> dict[str, int]:
+def _keyed(folder: Any, stem: str) -> dict[str, int]:
     """Key -> index: folders with a file called `stem` where there are any, else files by name."""
     paths = [Path(name) for name in folder.names]
     nested = {
@@ -614,7 +768,7 @@ def evaluate_folders(folders: tuple[str, str, str], config: Any, workdir: str | 
     mesh = sharding.make_mesh()
     samples_dir = folders[0]
     folders = samples_dir, folders[1] or samples_dir, folders[2] or samples_dir
-    examples = FolderExamples(*folders, options.limit, options.batch_size)
+    examples = FolderExamples(*folders, options.limit, options.batch_size, config.data.landmarks)
     if examples.without_samples:
         logging.warning(
             '%d truths have no samples and are left out; the first scored is %s',
@@ -635,7 +789,7 @@ def evaluate_folders(folders: tuple[str, str, str], config: Any, workdir: str | 
     if options.fills:
         count = min(examples.count, 1000)
         rows |= fill_rows(mesh, fills.mean_face(examples[i]['image'] for i in range(count)))
-    protocol = {
+    protocol: dict[str, Any] = {
         'method': Path(samples_dir).name,
         'run': Path(samples_dir).name,
         'data': Path(folders[1]).name,
@@ -643,7 +797,9 @@ def evaluate_folders(folders: tuple[str, str, str], config: Any, workdir: str | 
         'num_samples': examples.num_samples,
         'mean_change_of_visible_pixels_before_pasting': changed['outside'],
     }
-    found = measure(examples, rows, protocol, config, mesh, examples.keys, {})
+    skipped: dict[str, str] = {}
+    aids = gather_aids(config, '', mesh, skipped, protocol)
+    found = measure(examples, rows, protocol, config, mesh, examples.keys, {}, skipped, aids)
     write(found, workdir, options.name or 'folder')
     logging.info('evaluation of %s\n%s', samples_dir, as_text(found))
     return found

@@ -11,7 +11,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fi_jax.landmarks import REGIONS
+
 Batch = Mapping[str, Any]  # of arrays
+
+# The lips twice, for an open mouth is the distance between their lines.
+_MOUTH = REGIONS['mouth']
+GUIDE_REGIONS = (*(r for name, r in REGIONS.items() if name != 'mouth'), _MOUTH[:12], _MOUTH[12:])
+GUIDE_CHANNELS = len(GUIDE_REGIONS) + 1
 
 
 def to_float(image: jax.Array) -> jax.Array:
@@ -61,12 +68,24 @@ def draw_landmarks(landmarks: jax.Array, size: tuple[int, int]) -> jax.Array:
     return near.astype(jnp.float32)[..., None]
 
 
-def guide(landmark_map: jax.Array, given: jax.Array) -> jax.Array:
-    """The points that lead a completion: their map and a flag, both 0 where given (B,) is 0.
+def guide(landmarks: jax.Array, given: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """The points that lead a completion, a soft map for each region and a flag.
 
-    landmark_map (B,H,W,1) in {0,1} -> (B,H,W,2).
+    landmarks (B,68,2) pixels; all is 0 where given (B,) is 0 -> (B,H,W,GUIDE_CHANNELS) in [0,1].
+    A point is a bump about a pixel wide at 64 pixels, so that its place between pixels shows; apart
+    in a channel each, regions do not run together.
     """
-    both = jnp.concatenate([landmark_map, jnp.ones_like(landmark_map)], axis=-1)
+    radius = max(1.0, size[0] / 128)
+    points = jnp.where(given[:, None, None] > 0, landmarks, 0.0)
+
+    def bumps(places: jax.Array, length: int) -> jax.Array:
+        away = (places[:, None, :] - jnp.arange(length)[None, :, None]) / radius
+        return jnp.exp(-jnp.square(away))
+
+    x, y = bumps(points[..., 0], size[1]), bumps(points[..., 1], size[0])
+    maps = [jnp.einsum('bhp,bwp->bhw', y[..., r], x[..., r]) for r in GUIDE_REGIONS]
+    soft = jnp.minimum(jnp.stack(maps, axis=-1), 1.0)
+    both = jnp.concatenate([soft, jnp.ones_like(soft[..., :1])], axis=-1)
     return both * given[:, None, None, None]
 
 

@@ -45,4 +45,5 @@ def led(
         return sample(nets, told, own)
 
     noise_dim = method.noise_dim + predictor.noise_dim
-    return dataclasses.replace(method, sample=led_sample, noise_dim=noise_dim)
+    drawn = predictor.noise_dim if source == 'predictor_sample' else 0
+    return dataclasses.replace(method, sample=led_sample, noise_dim=noise_dim, structure_dim=drawn)

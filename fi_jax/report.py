@@ -34,10 +34,34 @@ TITLES = {
     'truth': 'real image',
 }
 # The columns of the main table, where they are measured; those of learned metrics come between.
-_FIRST = ('psnr_hole/mean', 'psnr_hole/best', 'ssim_hole/mean', 'l1_hole/mean')
+_FIRST = (
+    'psnr_hole/mean',
+    'psnr_hole/best',
+    'ssim_hole/mean',
+    'l1_hole/mean',
+    'landmark_error_hole/mean',
+)
 _LAST = ('pair_distance_hole', 'psnr/mean', 'ssim/mean')
 QUALITY = 'psnr_hole/mean'
 SPREAD = 'pair_distance_hole'
+STRUCTURE = 'landmark_error_hole/mean'
+# Of the section on structure and person.
+_STRUCTURE = (
+    STRUCTURE,
+    'landmark_error_hole/best',
+    'landmark_error/mean',
+    'landmark_error/best',
+    'landmark_spread_hole',
+    'landmark_spread',
+)
+_QUALITY = (
+    'identity_gt_distance',
+    'landmark_passed',
+    'identity_passed',
+    'passed',
+    SPREAD,
+    'pair_distance_hole_passed',
+)
 IDENTICAL = 99.995  # dB: from here on two images are the same
 
 
@@ -70,9 +94,16 @@ def means_csv(summary: Summary) -> str:
             for metric, cell in cells.items():
                 values = [_digits(cell[k]) for k in ('mean', 'low', 'high', 'stderr')]
                 lines.writerow([row, group, metric, *values, cell['count']])
+    for row, cell in summary['memorisation'].items():
+        ratio = [_digits(cell['ratio'][k]) for k in ('median', 'low', 'high')]
+        name = f'train_distance_{cell["features"]}'
+        lines.writerow([row, 'all', f'{name}/median_ratio', *ratio, '', cell['count']])
+        copies = _digits(cell['copies'])
+        lines.writerow([row, 'all', f'{name}/copies', copies, '', '', '', cell['count']])
     for row, sets in summary['sets'].items():
-        for metric, value in sets.items():
-            lines.writerow([row, 'set', metric, _digits(value), '', '', '', ''])
+        for metric, cell in sets.items():
+            values = [_digits(cell[k]) for k in ('mean', 'low', 'high', 'stderr')]
+            lines.writerow([row, 'set', metric, *values, cell['count']])
     return out.getvalue()
 
 
@@ -166,7 +197,7 @@ def _cell(
 ) -> Cell | None:
     """The estimate of a row's metric; None where it has none, or best of N of a single sample."""
     if metric in summary['sets'].get(row, {}):
-        return {'mean': summary['sets'][row][metric]}
+        return summary['sets'][row][metric]
     if metric.endswith('/best') and SPREAD not in results.scores.get(row, {}):
         return None
     return summary['rows'].get(row, {}).get(group, {}).get(metric)
@@ -196,6 +227,8 @@ def _number(value: float | None, metric: Metric, sign: bool = False) -> str:
     if metric.unit == 'dB' and value >= IDENTICAL:
         return '∞'
     text = f'{value:+.{metric.digits}f}' if sign else f'{value:.{metric.digits}f}'
+    if not text.strip('-0.'):
+        text = text.lstrip('-')  # no -0.00
     return text.replace('-', '−')
 
 
@@ -223,6 +256,8 @@ def page(results: Results, summary: Summary, name: str) -> str:
     sections = [
         ('Scores', _table_section(results, summary)),
         ('Quality, diversity, calibration', _tradeoff_section(results, summary)),
+        ('Structure and person', _face_section(results, summary)),
+        ('Nearest training face', _memory_section(results, summary)),
         ('By hole area and kind', _group_section(results, summary)),
         ('Paired differences', _paired_section(results, summary)),
         ('By attribute', _attribute_section(summary)),
@@ -274,8 +309,15 @@ def _tiles(results: Results, summary: Summary) -> str:
     n = results.protocol['num_samples']
     wanted = {QUALITY: 'higher is better', 'psnr_hole/best': f'the best of {n} samples'}
     learned = [m for m in results.scores[row] if _is_learned(m) and m.endswith('_gt/mean')]
-    wanted |= dict.fromkeys(learned[:1], 'distance to the truth, lower is better')
+    for name in learned[:1]:
+        better = shown(name).better
+        what = 'distance' if better == 'lower' else 'likeness'
+        wanted[name] = f'{what} to the truth, {better} is better'
     wanted |= {'ssim_hole/mean': 'higher is better'} if not learned else {}
+    floor = _cell(results, summary, 'truth', STRUCTURE)
+    wanted |= (
+        {STRUCTURE: f'the real image: {_number(floor["mean"], shown(STRUCTURE))}'} if floor else {}
+    )
     wanted |= {SPREAD: 'distance of two samples of one face'}
     tiles = []
     for name, hint in wanted.items():
@@ -303,7 +345,7 @@ def _table_section(results: Results, summary: Summary) -> str:
     main = _score_table(results, summary, columns)
     every = list(dict.fromkeys(m for scores in results.scores.values() for m in scores))
     every += dict.fromkeys(m for cells in summary['sets'].values() for m in cells)
-    rest = [m for m in every if m not in columns]
+    rest = [m for m in every if m not in (*columns, *_STRUCTURE, *_QUALITY)]
     more = ''
     if rest:
         table = _score_table(results, summary, rest)
@@ -314,7 +356,7 @@ def _table_section(results: Results, summary: Summary) -> str:
         'The best of each column is bold, the real image apart; below each mean its 95 % interval. '
         'The real image is what a perfect guess would score.'
         + (' Rows of a single completion have no best of N and no distance.' if single else '')
-        + (' Distances of sets have no interval: they take the first sample of each image.' * sets)
+        + (' Distances of sets take the first sample of each image.' * sets)
     )
     return f'{main}<p class="note">{note}</p>{more}'
 
@@ -456,7 +498,174 @@ def _tradeoff_section(results: Results, summary: Summary) -> str:
     figures = [_tradeoff(results, summary), _calibration(results, summary)]
     if not any(figures):
         return '<p class="note">One completion of each image: no diversity to show.</p>'
-    return f'<div class="pair">{"".join(figures)}</div>'
+    return f'<div class="pair">{"".join(figures)}</div>{_towards_zero(results, summary)}'
+
+
+def _towards_zero(results: Results, summary: Summary) -> str:
+    """Spread of the whole frame against the hole's area, image by image, and its line to area 0."""
+    if not results.primary:
+        return ''
+    row = results.primary[0]
+    law = summary['calibration'].get(row, {}).get('whole_frame')
+    whole = results.scores[row].get('pair_distance')
+    if not law or whole is None or not _finite(law['at_zero']):
+        return ''
+    area = results.area / results.pixels
+    known = np.flatnonzero(np.isfinite(whole))
+    shown_ones = known[:: max(1, len(known) // 600)]
+    low, high = law['at_zero_interval']
+    top = _padded(whole[known], zero=True)[1]
+    bottom = min(0.0, *(v for v in (low, law['at_zero']) if _finite(v)), -0.03 * top)
+    xs = (-0.03 * area[known].max(), _padded(area[known], zero=True)[1])
+    across, up, body = _axes(xs, (bottom, top), 'hole, share of the frame', 'pair distance', True)
+    for i in shown_ones:
+        style = f'class="cloud" style="fill:{_colour(0)}"'
+        body += f'<circle cx="{across(area[i]):.1f}" cy="{up(whole[i]):.1f}" r="2.4" {style}/>'
+    edge = float(np.median(area[known]))
+    small = known[area[known] <= edge]
+    if edge > 0:
+        slope, _ = np.polyfit(area[small], whole[small], 1)
+        end = law['at_zero'] + slope * edge
+        body += _line(across(0), up(law['at_zero']), across(edge), up(end), 'class="law"')
+    body += _whisker(across(0), up(low), across(0), up(high), 0)
+    body += _dot(across(0), up(law['at_zero']), 4, 0, f'at area 0: {law["at_zero"]:.4f}')
+    metric = Metric('', digits=4)
+    interval = f' ({_number(low, metric)} to {_number(high, metric)})' if _finite(low) else ''
+    note = (
+        f'Each dot an image of {_e(title_of(row, results))}: the pair distance over the whole '
+        'frame. A calibrated sampler has none where nothing is hidden. The line through the '
+        f'smaller half of the holes meets area 0 at {_number(law["at_zero"], metric)}{interval}; '
+        f'rank correlation with the area '
+        f'{_number(law["rank_correlation"], Metric("", digits=2))}.'
+    )
+    chart = _svg(body, 'diversity against the area of the hole')
+    title = '<h3>Diversity as the hole goes to 0</h3>'
+    return (
+        f'<figure class="wide below"><div>{title}{chart}</div>'
+        f'<figcaption>{note}</figcaption></figure>'
+    )
+
+
+def _face_section(results: Results, summary: Summary) -> str:
+    """Landmarks read off the completions, likeness, and diversity at fixed quality."""
+    measured = {m for scores in results.scores.values() for m in scores}
+    body = ''
+    real = 'truth' in results.scores
+    if STRUCTURE in measured and results.protocol.get('reader'):
+        floor = 'The real image shows its own error, the floor of each column. ' * real
+        if results.protocol['reader'].get('interested'):
+            floor += 'It also led these completions: no impartial judge. '
+        note = (
+            f'Landmarks are read off each completion by {_e(_reader(results))}, a stand-in for a '
+            f'published detector. {floor}Spread: how far a point moves from sample to sample.'
+        )
+        table = _score_table(results, summary, [m for m in _STRUCTURE if m in measured])
+        chart = _by_area(results, summary, STRUCTURE, floor=True)
+        kind = _by_kind(results, summary, STRUCTURE)
+        index = {row: i for i, row in enumerate(results.scores)}
+        legend = _legend((title_of(row, results), _colour(i)) for row, i in index.items())
+        body += f'<h3>Landmarks of the completions</h3>{table}<p class="note">{note}</p>'
+        if chart:
+            body += f'<div class="below">{legend}</div><div class="pair">{chart}{kind}</div>'
+    if 'passed' in measured and results.protocol.get('gates'):
+        note = (
+            f'A sample passes with {_e(_gates(results))}. The last column counts the pairs of '
+            'which both pass, over the images that have one: diversity at fixed quality.'
+            + ' The last row says how many real images pass.'
+            * real
+        )
+        table = _score_table(results, summary, [m for m in _QUALITY if m in measured])
+        body += (
+            f'<h3 class="below">Diversity at fixed quality</h3>{table}<p class="note">{note}</p>'
+        )
+    return body
+
+
+def _reader(results: Results) -> str:
+    reader = results.protocol['reader']
+    return (
+        f'the landmark predictor of run {reader["run"]} ({reader["res"]} px, step '
+        f'{reader["step"]:,})'
+    )
+
+
+def _gates(results: Results) -> str:
+    words = {
+        'landmarks': 'a landmark error of the whole face of at most {} of the eyes',
+        'identity': 'a distance of dlib’s face descriptors to the photo of at most {}',
+    }
+    gates = results.protocol['gates']
+    return ' and '.join(words[name].format(f'{most:g}') for name, most in gates.items())
+
+
+def _memory_section(results: Results, summary: Summary) -> str:
+    """How near first samples lie to training faces, beside photos the run has not seen."""
+    found = summary['memorisation']
+    rows = [row for row in results.primary if row in found]
+    if not rows:
+        return ''
+    name = f'train_distance_{found[rows[0]]["features"]}'
+    curves = [
+        (title_of(r, results), results.scores[r][name], _row_colour(results, r)) for r in rows
+    ]
+    photos = results.scores[rows[0]][f'{name}/photo']
+    curves.append(('photos of the split, dashed', photos, 'var(--soft)'))
+    curves = [(title, np.sort(x[np.isfinite(x)]), colour) for title, x, colour in curves]
+    xs = _padded(np.concatenate([x for _, x, _ in curves]))
+    across, up, body = _axes(
+        xs, (0.0, 1.0), f'distance, {found[rows[0]]["features"].replace("_", " ")}', 'share nearer'
+    )
+    for k, (_, x, colour) in enumerate(curves):
+        at = np.unique(np.linspace(0, len(x) - 1, min(len(x), 200)).astype(int))
+        places = [(across(x[i]), up((i + 1) / len(x))) for i in at]
+        dash = ' stroke-dasharray="5 4"' if k == len(curves) - 1 else ''
+        body += (
+            f'<polyline points="{_points(places)}" class="curve" style="stroke:{colour}"{dash}/>'
+        )
+    about = results.protocol.get('memorisation', {})
+    faces = (
+        f'{about["faces"]:,} faces of the training set' if about else 'faces of the training set'
+    )
+    note = (
+        f'Distance of the first completion of each image to the nearest of {faces}, and of its '
+        'photo, which the run has not seen. Copies would lie left of the dashed line. Any damage '
+        'also moves a face towards the middle of all faces: compare with the fills below.'
+    )
+    legend = _legend((title, colour) for title, _, colour in curves)
+    figure = (
+        f'<figure class="wide"><div>{legend}{_svg(body, "distance to the nearest training face")}'
+        f'</div><figcaption>{note}</figcaption></figure>'
+    )
+    three, percent = Metric('', digits=3), Metric('', digits=1)
+    lines = []
+    for row, cell in found.items():
+        ratio = cell['ratio']
+        kind = ' class="primary"' if row in results.primary else ''
+        swatch = f'<i class="dot" style="background:{_row_colour(results, row)}"></i>'
+        low, high = (_number(ratio[k], three) for k in ('low', 'high'))
+        interval = f'{low}–{high}' if _finite(ratio['low']) else ''
+        lines.append(
+            f'<tr{kind}><th scope="row">{swatch}{_e(title_of(row, results))}</th>'
+            f'<td>{_number(ratio["median"], three)}<small>{interval}</small></td>'
+            f'<td>{_number(100 * cell["copies"], percent)} %</td>'
+            f'<td>{_number(cell["distance"], three)}</td>'
+            f'<td>{_number(cell["photo"], three)}</td></tr>'
+        )
+    heads = (
+        'median ratio, sample over photo',
+        'nearer than any photo',
+        'median distance',
+        'median distance of the photos',
+    )
+    head = ''.join(f'<th scope="col">{h}</th>' for h in heads)
+    return (
+        f'{figure}<div class="scroll below" tabindex="0"><table><thead><tr><th></th>{head}</tr>'
+        f'</thead><tbody>{"".join(lines)}</tbody></table></div>'
+    )
+
+
+def _row_colour(results: Results, row: str) -> str:
+    return _colour(list(results.scores).index(row))
 
 
 def _tradeoff(results: Results, summary: Summary) -> str:
@@ -555,18 +764,10 @@ def _calibration(results: Results, summary: Summary) -> str:
         for r in [summary['calibration'][row].get('all', {}).get('ratio')]
         if r
     ]
-    whole = summary['calibration'][rows[0]].get('whole_frame')
-    at_zero = ''
-    if whole and _finite(whole['rank_correlation']) and _finite(whole['at_zero']):
-        at_zero = (
-            f' Over the whole frame the distance follows the area with a rank correlation of '
-            f'{_number(whole["rank_correlation"], Metric("", digits=2))}, and the line through the '
-            f'smaller holes meets area 0 at {_number(whole["at_zero"], Metric("", digits=4))}.'
-        )
     note = (
         'Solid: distance of two samples; dashed: distance of a sample and the truth. Where the '
         'truth could be one more sample the two are equal, and both go to 0 with the hole. '
-        f'Spread / error, {_e("; ".join(ratios))}.{_e(at_zero)}'
+        f'Spread / error, {_e("; ".join(ratios))}.'
     )
     chart = _svg(body, 'spread and error by hole area')
     return _figure('Calibration by hole area', chart, note, _legend(entries))
@@ -582,7 +783,7 @@ def _group_section(results: Results, summary: Summary) -> str:
     tables = ''.join(
         f'<details><summary>{_e(shown(m).title)} by group, as a table</summary>'
         f'{_group_table(results, summary, m)}</details>'
-        for m in (QUALITY, 'ssim_hole/mean', SPREAD)
+        for m in (QUALITY, 'ssim_hole/mean', SPREAD, STRUCTURE)
         if any(m in scores for scores in results.scores.values())
     )
     rows = [row for row in results.scores if row != 'truth']
@@ -591,9 +792,10 @@ def _group_section(results: Results, summary: Summary) -> str:
     return f'{legend}<div class="pair">{"".join(charts)}{kinds}</div>{tables}'
 
 
-def _by_area(results: Results, summary: Summary, metric: str) -> str:
+def _by_area(results: Results, summary: Summary, metric: str, floor: bool = False) -> str:
+    """A metric by hole area, a line a row; floor: the real image too, as the least to be had."""
     present = [g for g in AREA_NAMES if any(g in summary['rows'][r] for r in results.scores)]
-    rows = [r for r in results.scores if r != 'truth' and metric in results.scores[r]]
+    rows = [r for r in results.scores if (floor or r != 'truth') and metric in results.scores[r]]
     cells = {r: {g: summary['rows'][r].get(g, {}).get(metric) for g in present} for r in rows}
     present = [g for g in present if any(c[g] and _finite(c[g]['mean']) for c in cells.values())]
     if not present:
@@ -878,6 +1080,25 @@ def _protocol_section(results: Results) -> str:
         'Rows': 'mean face of the training images; Telea and Navier–Stokes of OpenCV, radius 3; '
         'biharmonic; the same network with z = 0; the real image',
     }
+    if p.get('reader'):
+        reference = {
+            'data': 'against the points that came with the photos',
+            'reader': 'against the points it finds in the photos themselves, none having come with '
+            'them: the real image has 0',
+        }[p['landmarks']]
+        facts['Landmarks'] = (
+            f'read off each completion by {_reader(results)}, told of no hole; {reference}, over '
+            'the distance of the outer eye corners; hole: points whose true place is in it'
+        )
+    facts['Gates'] = 'none in force: no reader of landmarks, no face descriptors'
+    if p.get('gates'):
+        facts['Gates'] = f'in force: {_gates(results)}'
+    if p.get('memorisation'):
+        about = p['memorisation']
+        facts['Nearest training face'] = (
+            f'of {about["faces"]:,} training faces of {about["data"]}, not flipped; '
+            f'{about["features"].replace("_", " ")} features of the first composite of each image'
+        )
     if not p.get('split'):
         facts['Size'] = f'{width}×{height} px, as stored'
         facts['Rows'] = facts['Rows'].replace('the training images', 'the originals')
@@ -914,7 +1135,7 @@ h1{font-size:2.3rem;line-height:1.15;margin:.15em 0 .2em;letter-spacing:-.02em;
 overflow-wrap:anywhere}
 .lead{margin:0;color:var(--soft);font-size:1.05rem;max-width:70ch}
 .of{margin:22px 0 -14px;color:var(--soft)}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(170px,1fr));gap:14px;
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(160px,1fr));gap:14px;
 margin:28px 0 22px}
 .tile{background:var(--card);border:1px solid var(--rule);border-radius:12px;padding:14px 16px 12px}
 .tile p{margin:0;font-size:.86rem;color:var(--soft)}
@@ -958,6 +1179,8 @@ svg .faint{fill:var(--faint);font-size:10px}
 .stem{stroke-width:1.2;stroke-dasharray:2 3}.open{fill:var(--card);stroke-width:2}
 .whisker{stroke-width:2;opacity:.55}
 .curve{fill:none;stroke-width:2.4;stroke-linejoin:round}.thin{stroke-width:1.4;opacity:.75}
+.cloud{opacity:.45}.law{stroke:var(--ink);stroke-width:1.6}
+.below{margin-top:22px}
 .legend{margin:0 0 10px;display:flex;flex-wrap:wrap;gap:4px 16px;font-size:.87rem;color:var(--soft)}
 details{margin-top:14px}
 summary{cursor:pointer;color:var(--accent);font-size:.92rem;padding:4px 0}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from fi_jax.metrics import bootstrap, diversity
 from fi_jax.metrics.groups import AREA_NAMES, groups_of
 
 Scores = dict[str, np.ndarray]  # metric -> (n,), NaN where it is not defined
+TRAIN_DISTANCE = 'train_distance_'  # then the name of the features
 MIN_GROUP = 10  # images of an attribute below which it says nothing
 _ARRAYS = ('names', 'fingerprint', 'area', 'kind', 'holes')
 
@@ -45,12 +47,20 @@ _SHOWN = {
     'l1/best': Metric('L1, best of N', 'grey levels', 'lower', 2),
     'pair_distance': Metric('pair distance', 'of [-1,1]', '', 4),
     'pair_distance_hole': Metric('pair distance in the hole', 'of [-1,1]', ''),
-    'pair_distance_hole_passed': Metric('the same, of samples that keep the face', 'of [-1,1]'),
+    'pair_distance_hole_passed': Metric('pair distance of those that pass', 'of [-1,1]'),
     'identity_gt/mean': Metric('identity, cosine to the truth', '', 'higher'),
     'identity_gt/best': Metric('identity, best of N', '', 'higher'),
     'identity_gt_distance': Metric('identity, distance to the truth', '', 'lower'),
     'identity_div': Metric('identity, 1 - cosine between samples'),
-    'identity_passed': Metric('share that keeps the face', '', 'higher'),
+    'identity_passed': Metric('pass the face gate', 'share', 'higher'),
+    'landmark_passed': Metric('pass the landmark gate', 'share', 'higher'),
+    'passed': Metric('pass all gates', 'share', 'higher'),
+    'landmark_error/mean': Metric('landmark error', 'of the eyes', 'lower', 4),
+    'landmark_error/best': Metric('landmark error, best of N', 'of the eyes', 'lower', 4),
+    'landmark_error_hole/mean': Metric('hole landmark error', 'of the eyes', 'lower', 4),
+    'landmark_error_hole/best': Metric('hole landmark error, best of N', 'of the eyes', 'lower', 4),
+    'landmark_spread': Metric('landmark spread', 'of the eyes', '', 4),
+    'landmark_spread_hole': Metric('landmark spread in the hole', 'of the eyes', '', 4),
     'seam': Metric('seam', 'grey levels', '', 2),
     'ms_ssim/mean': Metric('MS-SSIM', '', 'higher'),
     'ms_ssim/best': Metric('MS-SSIM, best of N', '', 'higher'),
@@ -86,6 +96,10 @@ def shown(name: str) -> Metric:
         where = 'hole ' if what.endswith('_hole') else ''
         title = f'{where}{_NETWORKS[family]} {trunk}, {to}{best}'
         return Metric(title, '', 'lower' if what.startswith('gt') else '')
+    if head.startswith(TRAIN_DISTANCE):
+        net = head.removeprefix(TRAIN_DISTANCE).replace('_', ' ')
+        of = ', of the photo' if over == 'photo' else ''
+        return Metric(f'nearest training face, {net}{of}', '', '', 2 if 'pixels' in net else 3)
     title = head.replace('_', ' ') + best
     better = 'higher' if any(word in head for word in _HIGHER) else ''
     better = 'lower' if any(word in head for word in _LOWER) else better
@@ -120,7 +134,7 @@ class Results:
     holes: np.ndarray
     attributes: dict[str, np.ndarray]
     scores: dict[str, Scores]
-    sets: dict[str, dict[str, float]]
+    sets: dict[str, dict[str, bootstrap.Estimate]]
     skipped: dict[str, str]
     gallery: tuple[Face, ...] = ()
 
@@ -157,7 +171,7 @@ def holes_sha256(holes: np.ndarray) -> str:
 
 
 def summarise(results: Results) -> dict[str, Any]:
-    """Plain data for eval/<name>.json: protocol, rows, paired, calibration, attributes, skipped."""
+    """Plain data for eval/<name>.json: protocol, rows, sets, paired and the sections below."""
     draws = results.protocol['bootstrap']
     groups = results.groups()
     rows = {
@@ -170,9 +184,10 @@ def summarise(results: Results) -> dict[str, Any]:
     return {
         'protocol': results.protocol,
         'rows': rows,
-        'sets': results.sets,
+        'sets': {r: {m: _plain(x) for m, x in cells.items()} for r, cells in results.sets.items()},
         'paired': paired(results),
         'calibration': calibration(results),
+        'memorisation': memorisation(results),
         'attributes': attribute_gaps(results),
         'skipped': results.skipped,
     }
@@ -239,6 +254,7 @@ def calibration(results: Results) -> dict[str, dict[str, Any]]:
                 cells['whole_frame'] = {
                     'rank_correlation': law.rank_correlation,
                     'at_zero': law.at_zero,
+                    'at_zero_interval': _at_zero(results, whole),
                 }
             cells[group] = {
                 'area': float(share),
@@ -247,6 +263,60 @@ def calibration(results: Results) -> dict[str, dict[str, Any]]:
                 'ratio': _plain(bootstrap.estimate(*ratio, count[0, g])),
             }
         out[row] = cells
+    return out
+
+
+def _at_zero(results: Results, whole: np.ndarray) -> list[float]:
+    """The 95 % interval of `diversity.calibration`'s at_zero over images."""
+    area = results.area / results.pixels
+
+    def one(drawn: np.ndarray) -> float:
+        return diversity.calibration(area[drawn], whole[drawn]).at_zero
+
+    return _interval(one, len(area), min(results.protocol['bootstrap'], 500))
+
+
+def _interval(value: Callable[[np.ndarray], float], count: int, draws: int) -> list[float]:
+    """Percentiles 2.5 and 97.5 of a value of resampled indices (count,); NaN for fewer than two."""
+    if count < 2:
+        return [float('nan')] * 2
+    rng = np.random.default_rng(0)
+    values = [value(rng.integers(count, size=count)) for _ in range(draws)]
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', RuntimeWarning)  # all of them NaN
+        low, high = np.nanquantile(values, [0.025, 0.975])
+    return [float(low), float(high)]
+
+
+def memorisation(results: Results) -> dict[str, dict[str, Any]]:
+    """Row -> how near its first samples lie to training faces, beside the photos themselves.
+
+    ratio: the median over images of a sample's distance to its nearest training face over that of
+    its own photo, with its interval; below 1 the samples are drawn towards training faces. copies:
+    the share of samples nearer to a training face than any photo is. distance, photo: medians.
+    """
+    out = {}
+    for row, scores in results.scores.items():
+        for name in (n for n in scores if n.startswith(TRAIN_DISTANCE) and '/' not in n):
+            distance, photo = scores[name], scores[f'{name}/photo']
+            known = np.isfinite(distance) & np.isfinite(photo) & (photo > 0)
+            if row == 'truth' or not known.any():
+                continue
+            distance, photo = distance[known], photo[known]
+            ratio = distance / photo
+
+            def median(drawn: np.ndarray, ratio: np.ndarray = ratio) -> float:
+                return float(np.median(ratio[drawn]))
+
+            low, high = _interval(median, len(ratio), results.protocol['bootstrap'])
+            out[row] = {
+                'features': name.removeprefix(TRAIN_DISTANCE),
+                'count': len(ratio),
+                'ratio': {'median': float(np.median(ratio)), 'low': low, 'high': high},
+                'copies': float(np.mean(distance < photo.min())),
+                'distance': float(np.median(distance)),
+                'photo': float(np.median(photo)),
+            }
     return out
 
 
@@ -296,7 +366,7 @@ def save(results: Results, path: str | Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     head = {
         'protocol': results.protocol,
-        'sets': results.sets,
+        'sets': {r: {m: _plain(x) for m, x in cells.items()} for r, cells in results.sets.items()},
         'skipped': results.skipped,
         'scores': {row: list(scores) for row, scores in results.scores.items()},
         'attributes': list(results.attributes),
@@ -338,7 +408,10 @@ def load(path: str | Path) -> Results:
                 **{name: file[name] for name in _ARRAYS},
                 attributes=attributes,
                 scores=scores,
-                sets=head['sets'],
+                sets={
+                    row: {m: bootstrap.Estimate(**x) for m, x in cells.items()}
+                    for row, cells in head['sets'].items()
+                },
                 skipped=head['skipped'],
                 gallery=gallery,
             )
@@ -387,6 +460,7 @@ def compare(evaluations: Mapping[str, Results]) -> Results:
     Their primary rows take the names given here; the fills are those of the first. Raises
     ValueError where they have nothing in common.
     """
+    evaluations, differing = _alike(evaluations)
     labels, all_results = list(evaluations), list(evaluations.values())
     head = all_results[0]
     shared = set(head.fingerprint.tolist())
@@ -401,8 +475,8 @@ def compare(evaluations: Mapping[str, Results]) -> Results:
     order = head.fingerprint[keep].tolist()
     whole = all(len(other.names) == len(order) for other in all_results)
     scores: dict[str, Scores] = {}
-    sets: dict[str, dict[str, float]] = {}
-    skipped: dict[str, str] = {}
+    sets: dict[str, dict[str, bootstrap.Estimate]] = {}
+    skipped = dict(differing)
     standing: dict[str, Scores] = {}
     primary: list[str] = []
     gallery: list[Face] = []
@@ -456,3 +530,33 @@ def compare(evaluations: Mapping[str, Results]) -> Results:
         skipped=skipped,
         gallery=tuple(gallery),
     )
+
+
+# What must be equal for columns to be compared: protocol field -> (beginnings of names, words).
+_ALIKE = {
+    'reader': (('landmark_', 'passed', 'pair_distance_hole_passed'), 'read by other readers'),
+    'landmarks': (
+        ('landmark_', 'identity', 'passed', 'pair_distance_hole_passed'),
+        'measured against other points',
+    ),
+    'gates': (('passed', 'pair_distance_hole_passed'), 'passed through other gates'),
+    'memorisation': ((TRAIN_DISTANCE,), 'compared with other training faces'),
+}
+
+
+def _alike(evaluations: Mapping[str, Results]) -> tuple[dict[str, Results], dict[str, str]]:
+    """Evaluations without the columns that were not measured alike, and what was left out."""
+    kept, skipped = dict(evaluations), {}
+    for field, (heads, words) in _ALIKE.items():
+        said = {label: r.protocol.get(field) for label, r in kept.items()}
+        if len({json.dumps(x, sort_keys=True) for x in said.values() if x}) < 2:
+            continue
+        listed = '; '.join(f'{label}: {x or "none"}' for label, x in said.items())
+        skipped[' and '.join(heads).replace('_', ' ')] = f'{words} ({listed})'
+        for label, r in kept.items():
+            scores = {
+                row: {m: x for m, x in cells.items() if not m.startswith(heads)}
+                for row, cells in r.scores.items()
+            }
+            kept[label] = dataclasses.replace(r, scores=scores)
+    return kept, skipped

@@ -6,10 +6,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import jax
+import numpy as np
 from absl import logging
 
-from fi_jax import pictures, sharding, steps
+from fi_jax import landmarks, pictures, sharding, steps
 from fi_jax.evaluate import load_run, resolve_split
+from fi_jax.features import Batch
 from fi_jax.input_pipeline.loader import EvalExamples, eval_batches
 from fi_jax.input_pipeline.sources import make_source
 from fi_jax.writers import save_png
@@ -19,20 +21,29 @@ def sample_run(config: Any, workdir: str | Path) -> Path:
     """Write OUT/<name>/{truth,hole,input,sample_00,...}.png for each face, and OUT/sheet_*.png.
 
     hole is white where pixels are missing; input shows the face with a grey hole. OUT is
-    config.sample.out, or samples_<holes> in the run folder. Returns OUT.
+    config.sample.out, or samples_<holes> in the run folder. Returns OUT. ValueError where landmarks
+    are to be edited that nobody gave.
     """
     options = config.sample
+    if options.edit and config.landmark_source != 'user':
+        raise ValueError(
+            f'config.sample.edit={options.edit!r}: edits landmarks that you give; add '
+            '--config.landmark_source=user and --config.data.landmarks=POINTS.npz, which '
+            '--mode=predict can write'
+        )
     mesh = sharding.make_mesh()
     method, state = load_run(config, workdir, mesh)
     source = make_source(config.data, resolve_split(config, workdir, options.split))
     examples = EvalExamples(source, config, options.holes, options.limit, options.batch_size)
     out = Path(options.out) if options.out else Path(workdir) / f'samples_{options.holes}'
     draw = jax.jit(
-        steps.make_sample_step(method, config.seed, options.num_samples),
+        steps.make_sample_step(method, config.seed, options.num_samples, vary=options.vary),
         out_shardings=sharding.replicated(mesh),
     )
     hosts = jax.process_index(), jax.process_count()
     for number, batch in enumerate(eval_batches(examples, config, options.batch_size, *hosts)):
+        if options.edit:
+            batch = edited(batch, options.edit, options.strength)
         drawn = jax.device_get(draw(state.nets, sharding.shard_batch(batch, mesh)))
         if jax.process_index():
             continue
@@ -51,3 +62,12 @@ def sample_run(config: Any, workdir: str | Path) -> Path:
         'wrote %d completions of each of %d faces to %s', options.num_samples, examples.count, out
     )
     return out
+
+
+def edited(batch: Batch, name: str, strength: float) -> dict[str, np.ndarray]:
+    """A batch of the pipeline with its landmarks, where known, edited by `landmarks.edit`."""
+    points, maps = batch['landmarks'].copy(), batch['landmark_map'].copy()
+    for i in np.flatnonzero(batch['has_landmarks']):
+        points[i] = landmarks.edit(points[i], name, strength)
+        maps[i] = landmarks.draw_points(points[i], batch['image'].shape[1:3])
+    return {**batch, 'landmarks': points, 'landmark_map': maps}

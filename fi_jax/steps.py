@@ -16,6 +16,7 @@ from fi_jax.optim import ema_decay, rate_scale
 from fi_jax.state import NetState, TrainState, bind, bind_ema
 
 Metrics = dict[str, jax.Array]
+VARY = ('both', 'structure', 'appearance')
 
 
 def make_train_step(
@@ -179,18 +180,29 @@ def draw_samples(
     seed: int,
     num_samples: int,
     zero: bool = False,
+    vary: str = 'both',
 ) -> dict[str, jax.Array]:
     """num_samples completions of each image of a prepared batch, from the averaged weights.
 
     Returns the method's outputs, each (B,N,H,W,C), and `composite`, uint8, whose visible pixels
-    are the image's own. Sample k of image i depends on (seed, i, k) alone; zero takes z = 0. Raises
-    ValueError for a method that draws no image.
+    are the image's own. Sample k of image i depends on (seed, i, k) alone; zero takes z = 0. vary:
+    'structure' lets drawn landmarks alone vary over the samples, 'appearance' all else. Raises
+    ValueError for a method that draws no image, or that draws no landmarks to vary.
     """
     if method.sample is None:
         raise ValueError('this method draws no image; use --mode=predict')
+    if vary not in VARY or (vary == 'structure' and not method.structure_dim):
+        raise ValueError(
+            f'config.sample.vary={vary!r}: choose one of {list(VARY)}; structure varies under '
+            '--config.landmark_source=predictor_sample alone'
+        )
     b = batch['image'].shape[0]
     drawn = _noise(method, batch['index'], seed, num_samples)
     drawn = jnp.zeros_like(drawn) if zero else drawn
+    if vary != 'both':
+        # The numbers that choose the landmarks come last.
+        of_structure = jnp.arange(method.noise_dim) >= method.noise_dim - method.structure_dim
+        drawn = jnp.where(of_structure == (vary == 'structure'), drawn, drawn[:, :1])
     # Samples are neighbours on the batch axis, so that no image leaves its device.
     many = {name: jnp.repeat(x, num_samples, axis=0) for name, x in batch.items()}
     out = method.sample(bind_ema(method, nets), many, drawn.reshape(b * num_samples, -1))
@@ -232,7 +244,7 @@ def make_predict_step(
 
 
 def make_sample_step(
-    method: Method, seed: int, num_samples: int
+    method: Method, seed: int, num_samples: int, vary: str = 'both'
 ) -> Callable[[Mapping[str, NetState], features.Batch], dict[str, jax.Array]]:
     """sample(state.nets, batch) -> `draw_samples` of a batch of the pipeline, with that batch.
 
@@ -240,7 +252,8 @@ def make_sample_step(
     """
 
     def sample(nets: Mapping[str, NetState], batch: features.Batch) -> dict[str, jax.Array]:
-        drawn = draw_samples(method, nets, features.prepare(batch), seed, num_samples)
+        prepared = features.prepare(batch)
+        drawn = draw_samples(method, nets, prepared, seed, num_samples, vary=vary)
         keep = ('composite', 'landmark_map', 'face_mask', 'face_part')
         # The input's own maps would share these names: outputs only.
         inputs = {name: x for name, x in batch.items() if name not in keep}

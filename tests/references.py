@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fi_jax import landmarks
 from tests import metric_inputs as inputs
 
 GOLDEN = Path(__file__).with_name('golden_metrics.json')
@@ -242,6 +243,22 @@ def dlib_face(chip: np.ndarray) -> np.ndarray:
     return np.array(net.compute_face_descriptor(np.ascontiguousarray(chip)))
 
 
+def face() -> tuple[np.ndarray, np.ndarray]:
+    """A picture (256, 256, 3) and 68 points of a turned face in it, whole numbers."""
+    turned = (landmarks.MEAN_SHAPE - 0.5) @ np.array([[0.95, 0.3], [-0.3, 0.95]]) * 120 + [130, 120]
+    return inputs.pictures(1, 256, seed=4)[0], np.floor(turned)
+
+
+def dlib_chip(photo: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """dlib's cut-out (150, 150, 3) of a face with 68 points, which it takes as whole numbers."""
+    import dlib
+
+    shape = dlib.full_object_detection(
+        dlib.rectangle(40, 40, 190, 190), [dlib.point(int(x), int(y)) for x, y in points]
+    )
+    return dlib.get_face_chip(np.ascontiguousarray(photo), shape, size=150, padding=0.25)
+
+
 def frechet() -> dict[str, float]:
     """Frechet distance of the two clouds by clean-fid and torch-fidelity."""
     prepare()
@@ -371,6 +388,7 @@ def golden() -> dict:
         },
         'lite0': lite0(inputs.pictures(1, 224))[:, ::40].tolist(),
         'dlib': dlib_face(inputs.pictures(1, 150)[0])[:6].tolist(),
+        'chip': dlib_chip(*face())[5::35, 5::35].tolist(),
         'frechet': frechet(),
         'mmd': mmd(),
         'neighbours': neighbours(),

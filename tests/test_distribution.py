@@ -124,6 +124,112 @@ def test_kid_is_the_mean_over_subsets():
     )
 
 
+def draw(rng, count, dimension, likeness, gap):
+    """Pairs of a cloud and its shifted, scaled copy with fresh parts, as a completion has."""
+    scale = 1 / np.sqrt(1 + np.arange(dimension))
+    z, fresh = rng.normal(size=(2, count, dimension))
+    other = likeness * z + np.sqrt(1 - likeness**2) * fresh
+    return z * scale, (other * (1 + gap) + gap) * scale
+
+
+def judge(estimates):
+    """Mean, and over draws the share of intervals that hold it, and their width over the right."""
+    value, low, high, stderr = np.array([[(e.mean, e.low, e.high, e.stderr) for e in row]
+                                         for row in estimates]).transpose(2, 0, 1)  # fmt: skip
+    mean = value.mean(0)
+    held = ((low <= mean) & (mean <= high)).mean(0)
+    return mean, held, np.sqrt(np.square(stderr).mean(0)) / value.std(0)
+
+
+@pytest.mark.parametrize(('likeness', 'gap'), [(0.0, 0.4), (0.9, 0.4), (0.9, 0.1)])
+def test_intervals_of_a_frechet_distance_hold_it(likeness, gap):
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(200):
+        x, y = draw(rng, 400, 6, likeness, gap)
+        found.append([distribution.frechet_estimate(gaussian(x), gaussian(y), x, y)])
+    mean, held, width = judge(found)
+    assert 0.91 <= held[0] <= 0.99 and 0.85 < width[0] < 1.25
+    # Of these Gaussians: gap^2 scale^2 by the means, and as much by the covariances.
+    known = 2 * gap**2 * np.sum(1 / (1 + np.arange(6)))
+    assert np.mean([row[0].low <= known <= row[0].high for row in found]) > 0.85
+    np.testing.assert_allclose(mean, known, rtol=0.15)
+
+
+def test_an_interval_of_two_equal_sets_is_wide_rather_than_narrow():
+    rng = np.random.default_rng(1)
+    found = []
+    for _ in range(60):
+        x, y = draw(rng, 64, 24, 0.9, 0.0)
+        found.append([distribution.frechet_estimate(gaussian(x), gaussian(y), x, y)])
+    _, held, width = judge(found)
+    assert held[0] > 0.93 and 1 < width[0] < 2
+
+
+def test_an_image_moves_a_frechet_distance_as_its_derivative_says():
+    """Against the distance without each image in turn."""
+    x, y = draw(np.random.default_rng(2), 300, 8, 0.5, 0.3)
+    one = distribution.frechet_estimate(gaussian(x), gaussian(y), x, y)
+    rest = [np.arange(300) != i for i in range(300)]
+    without = [distribution.frechet(gaussian(x[k]), gaussian(y[k])) for k in rest]
+    np.testing.assert_allclose(one.stderr, np.sqrt(299 * np.var(without)), rtol=0.03)
+    some = distribution.frechet_estimate(gaussian(x), gaussian(y), x[:150], y[:150])
+    np.testing.assert_allclose(some.stderr, one.stderr, rtol=0.2)
+    assert some.mean == one.mean == distribution.frechet(gaussian(x), gaussian(y))
+    flat = np.concatenate([x, np.zeros((300, 2))], axis=1)  # features that are never on
+    other = np.concatenate([y, np.zeros((300, 2))], axis=1)
+    again = distribution.frechet_estimate(gaussian(flat), gaussian(other), flat, other)
+    np.testing.assert_allclose([again.mean, again.stderr], [one.mean, one.stderr], rtol=1e-6)
+
+
+def test_intervals_of_a_kernel_distance_hold_it():
+    rng = np.random.default_rng(3)
+    found = []
+    for _ in range(80):
+        x, y = draw(rng, 150, 6, 0.5, 0.3)
+        found.append([distribution.kid_estimate(x, y, subset_size=100, subsets=20)])
+    _, held, width = judge(found)
+    assert 0.88 <= held[0] <= 1 and 0.8 < width[0] < 1.3
+    x, y = draw(rng, 60, 6, 0.5, 0.3)
+    one = distribution.kid_estimate(x, y, subset_size=60, subsets=2)  # all of it: no chance left
+    rest = [np.arange(60) != i for i in range(60)]
+    without = [distribution.mmd2(x[k], y[k]) for k in rest]
+    np.testing.assert_allclose(one.stderr, np.sqrt(59 * np.var(without)), rtol=1e-9)
+    with pytest.raises(ValueError, match='pairs'):
+        distribution.kid_estimate(x, y[:-1], subset_size=20)
+
+
+def test_intervals_of_neighbours_and_of_the_svm_hold_them():
+    rng = np.random.default_rng(4)
+    neighbours, svm = [], []
+    for _ in range(60):
+        x, y = draw(rng, 150, 6, 0.5, 0.3)
+        neighbours.append(distribution.neighbour_estimates(x, y, halves=20))
+        svm.append(distribution.pids_uids_estimates(x, y))
+    _, held, width = judge(neighbours)
+    assert (held >= 0.9).all() and (width > 0.85).all() and (width < 1.7).all()
+    _, held, width = judge(svm)
+    assert (held >= 0.85).all() and (width > 0.7).all() and (width < 1.5).all()
+    x, y = draw(rng, 150, 6, 0.5, 0.3)
+    ours = [e.mean for e in distribution.neighbour_estimates(x, y)]
+    assert ours == [*distribution.precision_recall(x, y), *distribution.density_coverage(x, y)]
+    # Of a score that all images have, the interval is not a point.
+    recall = distribution.neighbour_estimates(x, x)[1]
+    assert recall.mean == recall.high == 1 and 0.9 < recall.low < 0.99
+
+
+def test_rows_of_two_samples_are_paired_by_image():
+    other = Sample.init(48, size=40, seed=3)
+    gone = np.where(np.arange(300) % 7 == 0, np.nan, 1.0)[:, None]
+    other = other.update(FAKE * gone, np.arange(300))
+    real = Sample.init(48, size=40, seed=3).update(REAL, np.arange(300))
+    a, b = distribution.paired(real, other)
+    kept = [i for i in real.index if i in other.index]
+    assert 20 < len(kept) < 40
+    np.testing.assert_array_equal(a, REAL[kept])
+    np.testing.assert_array_equal(b, FAKE[kept])
+
+
 def test_equal_and_disjoint_sets():
     precision, recall = distribution.precision_recall(REAL, REAL)
     assert precision == recall == 1

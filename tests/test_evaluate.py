@@ -12,14 +12,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import stage1
+from configs import landmarks, stage1
 from fi_jax import evaluate, sharding
 from fi_jax import results as res
+from fi_jax.checkpoint import Checkpointer
 from fi_jax.input_pipeline import holes
 from fi_jax.input_pipeline.loader import EvalExamples
 from fi_jax.input_pipeline.sources import make_source
+from fi_jax.methods import make_method
 from fi_jax.metrics import bootstrap, fills, suite
 from fi_jax.metrics.groups import groups_of
+from fi_jax.optim import make_optimizers
+from fi_jax.state import init_state
+from fi_jax.train import record_run
+from tests import masked_autoencoder
 from tests.test_report import made_up
 
 ROOT = Path(__file__).parents[1]
@@ -182,13 +188,15 @@ def one_device():
     return sharding.make_mesh(devices=jax.devices()[:1])
 
 
-def measured(config, mesh, rows):
+def measured(config, mesh, rows, aids=None, skipped=None):
     source = make_source(config.data, 'all')
     examples = EvalExamples(source, config, 'mixture', config.eval.limit, config.eval.batch_size)
     names, attributes = evaluate.describe(source, examples.count)
     protocol = {'method': 'made_up', 'run': 'r', 'data': 'd', 'holes': 'mixture', 'num_samples': 2,
                 'seed': 0}  # fmt: skip
-    return evaluate.measure(examples, rows, protocol, config, mesh, names, attributes)
+    return evaluate.measure(
+        examples, rows, protocol, config, mesh, names, attributes, skipped, aids
+    )
 
 
 @pytest.fixture(scope='module')
@@ -235,7 +243,10 @@ def test_too_few_images_skip_a_metric_by_name_and_keep_the_others(results):
     (what,) = [w for w in results.skipped if w.startswith('FD-pixels8')]
     assert 'more than 192' in results.skipped[what]
     assert not [name for name in results.sets['truth'] if name.startswith(('FID', 'KID', 'KD-'))]
-    assert results.sets['truth']['precision pixels8, N = 11'] == 1
+    (what,) = [w for w in results.skipped if w.startswith('precision pixels8, N = 11')]
+    assert 'at least 12' in results.skipped[what]
+    likeness = results.sets['truth']['U-IDS pixels8, N = 11']
+    assert likeness.low <= likeness.mean <= likeness.high
 
 
 def test_what_is_kept_does_not_grow_with_the_number_of_samples(results):
@@ -278,12 +289,231 @@ def test_a_row_or_metric_that_fails_is_named_and_the_rest_goes_on(results):
 def test_missing_weights_skip_a_metric_and_say_how_to_get_them(monkeypatch, tmp_path):
     monkeypatch.setenv('FI_JAX_WEIGHTS', str(tmp_path))
     skipped = {}
-    assert list(suite.example_metrics('all', 32, False, skipped)) == ['image', 'seam']
+    assert suite.face_judges('all', False, skipped) == {}
+    assert list(suite.example_metrics('all', 32, skipped)) == ['image', 'seam']
     assert list(suite.set_metrics('all', skipped)) == ['pixels8']
     assert 'alexnet' in skipped['lpips_alex'] and 'fetch' in skipped['lpips_alex']
     assert 'landmarks' in skipped['identity'] and 'inception_fid' in skipped
     with pytest.raises(ValueError, match=r'lpips_alx unknown; expected all, or some of image'):
-        suite.example_metrics('image,lpips_alx', 32, False, {})
+        suite.example_metrics('image,lpips_alx', 32, {})
+
+
+# ----------------------------------------------------------- readers of landmarks, and memory
+
+
+def test_a_reader_of_another_size_answers_in_pixels_of_the_images():
+    """By a reader that finds where the light is: the frame is cut square and resized for it."""
+
+    def find(weights, images):
+        assert images.shape[1:] == (RES, RES, 3)
+        light = images.mean(axis=-1) * weights
+        light = light / light.sum(axis=(1, 2), keepdims=True)
+        at = jnp.arange(RES, dtype=jnp.float32)
+        x, y = (light.sum(axis=k) @ at for k in (1, 2))
+        return jnp.broadcast_to(jnp.stack([x, y], -1)[:, None], (len(images), 68, 2))
+
+    reader = suite.Reader(jnp.float32(1), find, RES)
+    for height, width in ((RES, RES), (64, 64), (64, 96), (48, 48), (16, 24)):
+        y, x = np.mgrid[:height, :width]
+        centre = width / 2 + height / 8, height / 3
+        light = np.exp(-((x - centre[0]) ** 2 + (y - centre[1]) ** 2) / (2 * (height / 10) ** 2))
+        images = np.repeat(255 * light[None, ..., None], 3, axis=-1)
+        points = jax.jit(lambda reader, x: reader(x))(reader, images)
+        assert points.shape == (1, 68, 2)
+        np.testing.assert_allclose(points[0, 0], centre, atol=0.3, err_msg=f'{height}x{width}')
+
+
+def write_run(config, folder, change=lambda state: state):
+    """A run folder with a checkpoint of fresh weights, or of what `change` makes of them."""
+    method = make_method(config)
+    optimizers = make_optimizers(config, method.nets)
+    state = jax.jit(lambda: init_state(method, optimizers, config.res, 0))()
+    record_run(config, folder)
+    with Checkpointer(folder, config.checkpoint) as checkpointer:
+        checkpointer.save(7, change(state.replace(step=state.step + 7)), {}, {}, {})
+    return folder
+
+
+@pytest.fixture(scope='module')
+def reader_run(tmp_path_factory):
+    """The folder of a tiny predictor whose heads were shaken, so that points follow the image."""
+
+    def shake(state):
+        net = state.nets['predictor']
+        ema = jax.tree_util.tree_map_with_path(
+            lambda path, x: x * 200 if 'offset' in str(path) else x, net.ema
+        )
+        return state.replace(nets={**state.nets, 'predictor': net.replace(ema=ema)})
+
+    return write_run(landmarks.get_config('tiny'), tmp_path_factory.mktemp('reader'), shake)
+
+
+def reordered(mesh, num_samples, order=slice(None)):
+    """The draws of `wanderer` in another order."""
+
+    def draw(batch, placed):
+        samples, ok = wanderer(mesh, num_samples)(batch, placed)
+        return samples[:, order], ok
+
+    return draw
+
+
+@pytest.fixture(scope='module')
+def read(reader_run):
+    """An evaluation with that reader: wandering samples, the same in another order, the truth."""
+    mesh = sharding.make_mesh()
+    config = a_config(metrics='landmarks', reader=str(reader_run), gallery=0)
+    reader, about = evaluate.load_reader(config.eval.reader, mesh)
+    assert about == {'run': reader_run.name, 'res': 32, 'step': 7}
+
+    def twice(batch, placed):
+        pair = np.stack([batch['image']] * 2, axis=1)
+        return tuple(
+            sharding.shard_batch({'x': pair, 'ok': np.ones(len(pair), bool)}, mesh).values()
+        )
+
+    rows = {
+        'samples': wanderer(mesh, 3),
+        'shuffled': reordered(mesh, 3, np.array([2, 0, 1])),
+        'twice': twice,
+        'truth': evaluate.fill_rows(mesh, photo())['truth'],
+    }
+    return measured(config, mesh, rows, {'reader': reader})
+
+
+def test_samples_that_are_the_truth_have_the_readers_own_error_and_no_spread(read):
+    assert read.protocol['landmarks'] == 'data' and read.protocol['gates'] == {'landmarks': 0.1}
+    floor = read.scores['truth']
+    assert np.unique(np.round(floor['landmark_error/mean'], 4)).size > 5  # it looks at the image
+    for name in ('landmark_error/mean', 'landmark_error_hole/best', 'landmark_passed'):
+        np.testing.assert_allclose(read.scores['twice'][name], floor[name], rtol=1e-5)
+    assert 'landmark_spread' not in floor
+    assert np.nanmax(read.scores['twice']['landmark_spread']) < 1e-5
+    assert np.nanmin(read.scores['samples']['landmark_spread']) > 1e-4
+    assert (read.scores['samples']['passed'] == read.scores['samples']['landmark_passed']).all()
+
+
+def test_the_order_of_the_samples_does_not_matter_to_what_is_read(read):
+    for name, values in read.scores['samples'].items():
+        again = read.scores['shuffled'][name]
+        np.testing.assert_allclose(again, values, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_folders_are_read_against_given_points_or_the_readers_own(read, reader_run, tmp_path):
+    folders = write_folders(tmp_path / 'data', 'flat', num_samples=3)
+    config = a_config(metrics='landmarks', reader=str(reader_run), gallery=0)
+    found = evaluate.evaluate_folders(folders, config, tmp_path / 'own')
+    assert found.protocol['landmarks'] == 'reader'
+    assert np.nanmax(found.scores['truth']['landmark_error/mean']) < 1e-5
+    assert np.nanmin(found.scores['samples']['landmark_error/mean']) > 0
+    page = (tmp_path / 'own' / 'report' / 'folder.html').read_text()
+    assert 'against what it finds' not in page and 'finds in the photos themselves' in page
+    source = make_source(config.data, 'all')
+    points = np.stack([source[i].landmarks for i in range(3)])
+    names = np.array([f'face_{i:02d}.png' for i in range(3)])
+    np.savez(tmp_path / 'p.npz', name=names, points=points, detected=np.ones(3, bool))
+    config.data.landmarks = str(tmp_path / 'p.npz')
+    given = evaluate.evaluate_folders(folders, config, tmp_path / 'given')
+    assert given.protocol['landmarks'] == 'data'
+    for row in ('samples', 'truth'):
+        for name, values in given.scores[row].items():
+            if name.startswith('landmark'):
+                expected = read.scores[row][name][:3]
+                np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-6)
+    config.data.landmarks = str(tmp_path / 'none.npz')
+    with pytest.raises(FileNotFoundError, match=r'none\.npz'):
+        evaluate.evaluate_folders(folders, config, tmp_path / 'given')
+
+
+def test_a_reader_that_is_none_is_named_and_the_rest_is_measured(reader_run, tmp_path):
+    mesh = sharding.make_mesh()
+    write_run(masked_autoencoder.get_config('tiny'), tmp_path / 'drawing')
+    words = {
+        '': 'configs/landmarks.py and give its run folder as --config.eval.reader',
+        str(tmp_path / 'nowhere'): 'not a run folder',
+        str(tmp_path / 'drawing'): 'masked_autoencoder, which predicts no points',
+    }
+    for reader, expected in words.items():
+        config, skipped, protocol = a_config(metrics='all', reader=reader), {}, {}
+        aids = evaluate.gather_aids(config, '', mesh, skipped, protocol)
+        assert aids == {} and protocol == {}
+        assert expected in skipped['landmarks'] and '\n' not in skipped['landmarks']
+        assert reader in skipped['landmarks']
+    config = a_config(metrics='image,landmarks', limit=2, gallery=0)
+    found = measured(config, mesh, {'samples': wanderer(mesh)}, {}, skipped)
+    assert 'psnr/mean' in found.scores['samples'] and found.protocol['gates'] == {}
+    assert not [name for name in found.scores['samples'] if name.startswith('landmark')]
+
+
+def test_a_reader_that_also_leads_the_completions_is_called_so(reader_run):
+    config, mesh = a_config(metrics='landmarks', reader=str(reader_run)), sharding.make_mesh()
+    config.predictor = str(reader_run / '.')
+    for source, expected in (('fen', False), ('predictor', True)):
+        config.landmark_source, protocol = source, {}
+        evaluate.gather_aids(config, '', mesh, {}, protocol)
+        assert protocol['reader']['interested'] is expected
+
+
+def test_a_reader_that_breaks_costs_only_what_it_reads(read):
+    mesh = sharding.make_mesh()
+
+    def broken(weights, images):
+        raise RuntimeError('no such layer')
+
+    config = a_config(metrics='image,landmarks', gallery=0, limit=2)
+    rows = {'samples': wanderer(mesh)}
+    found = measured(config, mesh, rows, {'reader': suite.Reader(jnp.zeros(()), broken, 32)})
+    assert 'no such layer' in found.skipped['samples: landmarks']
+    assert np.isfinite(found.scores['samples']['psnr/mean']).all()
+
+
+def test_copies_of_training_faces_are_found_and_others_are_not(monkeypatch, tmp_path):
+    monkeypatch.setenv('FI_JAX_WEIGHTS', str(tmp_path))  # without dlib's: 8x8 pixels
+    mesh = sharding.make_mesh()
+    config = a_config(metrics='memorisation', memorisation=20, gallery=0)
+    record_run(config, tmp_path)
+    skipped, protocol = {}, {}
+    aids = evaluate.gather_aids(config, tmp_path, mesh, skipped, protocol)
+    assert skipped == {}
+    assert protocol['memorisation'] == {
+        'features': 'pixels8', 'faces': 20, 'data': 'procedural'
+    }  # fmt: skip
+    trained = EvalExamples(make_source(config.data, 'train'), config, 'none', 20, 1)
+
+    def copier(batch, placed):
+        copies = np.stack([[trained[int(i) % 20]['image']] for i in batch['index']])
+        return tuple(
+            sharding.shard_batch({'x': copies, 'ok': np.ones(len(copies), bool)}, mesh).values()
+        )
+
+    rows = {'samples': wanderer(mesh), 'copies': copier, 'truth': None}
+    rows['truth'] = evaluate.fill_rows(mesh, photo())['truth']
+    config.eval.split = 'test'
+    source = make_source(config.data, 'test')
+    examples = EvalExamples(source, config, 'mixture', 11, 8)
+    names, _ = evaluate.describe(source, examples.count)
+    found = evaluate.measure(
+        examples, rows, {'num_samples': 1, 'method': 'm'}, config, mesh, names, {}, skipped, aids
+    )
+    distance = {row: cells['train_distance_pixels8'] for row, cells in found.scores.items()}
+    assert (distance['copies'] == 0).all() and distance['samples'].min() > 0
+    np.testing.assert_array_equal(
+        distance['truth'], found.scores['copies']['train_distance_pixels8/photo']
+    )
+    summary = res.summarise(found)['memorisation']
+    assert summary['copies']['copies'] == 1 and summary['copies']['ratio']['median'] == 0
+    assert summary['samples']['ratio']['low'] > 0.5 and 'truth' not in summary
+
+
+def test_training_data_that_are_gone_cost_the_comparison_alone(tmp_path):
+    config = a_config(metrics='memorisation')
+    config.data.source, config.data.path = 'zip', str(tmp_path / 'gone.zip')
+    record_run(config, tmp_path)
+    skipped = {}
+    assert evaluate.gather_aids(config, tmp_path, sharding.make_mesh(), skipped, {}) == {}
+    assert 'gone.zip' in skipped['memorisation']
+    config.eval.memorisation = 0
+    assert evaluate.gather_aids(config, tmp_path, sharding.make_mesh(), {}, {}) == {}
 
 
 def test_an_evaluation_survives_the_way_to_the_disk(results, tmp_path):
@@ -440,6 +670,22 @@ def test_runs_are_compared_on_what_they_share():
         res.compare({'a': a, 'b': apart})
 
 
+def test_columns_that_were_measured_unlike_are_not_compared():
+    def read_by(run, seed):
+        results = made_up(seed=seed)
+        for cells in results.scores.values():
+            cells['landmark_error/mean'] = np.ones(24)
+        results.protocol.update(reader={'run': run}, landmarks='data', gates={})
+        return results
+
+    alike = res.compare({'a': read_by('lm', 0), 'b': read_by('lm', 1)})
+    assert 'landmark_error/mean' in alike.scores['b']
+    other = res.compare({'a': read_by('lm', 0), 'b': read_by('other', 1)})
+    assert 'landmark_error/mean' not in other.scores['b'] | other.scores['a']
+    assert 'psnr_hole/mean' in other.scores['b']
+    assert [why for why in other.skipped.values() if 'other readers' in why]
+
+
 def run(*flags):
     env = dict(os.environ, JAX_PLATFORMS='cpu')
     return subprocess.run(
@@ -463,7 +709,6 @@ def test_the_command_compares_runs_and_needs_no_config(tmp_path):
 def test_a_training_outlives_its_metrics(tmp_path):
     """A wrong metric name fails validation and evaluation: both are named, the run ends well."""
     from fi_jax.train import train_and_evaluate
-    from tests import masked_autoencoder
 
     config = masked_autoencoder.get_config('tiny')
     config.batch_size = config.eval.batch_size = 8

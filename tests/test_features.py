@@ -167,8 +167,33 @@ def test_landmarks_are_drawn_on_device_as_on_the_host(size):
 
 
 def test_a_guide_is_zero_where_no_landmarks_are_given():
-    drawn = jnp.asarray(np.random.default_rng(0).integers(0, 2, (2, 8, 8, 1)), jnp.float32)
-    told = features.guide(drawn, jnp.array([1.0, 0.0]))
-    np.testing.assert_array_equal(told[0, ..., :1], drawn[0])
-    np.testing.assert_array_equal(told[0, ..., 1], 1)
+    points = jnp.asarray(landmarks.mean_landmarks((64, 64)))[None].repeat(2, 0)
+    points = points.at[1].set(jnp.nan)
+    told = features.guide(points, jnp.array([1.0, 0.0]), (64, 64))
+    assert told.shape == (2, 64, 64, features.GUIDE_CHANNELS)
+    np.testing.assert_array_equal(told[0, ..., -1], 1)
     np.testing.assert_array_equal(told[1], 0)
+
+
+@pytest.mark.parametrize('side', [64, 256])
+def test_each_region_has_a_map_of_its_own_that_tells_places_between_pixels(side):
+    points = landmarks.mean_landmarks((side, side))
+    told = np.asarray(features.guide(jnp.asarray(points[None]), jnp.ones(1), (side, side)))[0]
+    assert (told[..., :-1].max((0, 1)) > 0.6).all()
+    assert told.min() >= 0 and told.max() <= 1
+    # Moving a region changes its map alone.
+    for channel, region in enumerate(features.GUIDE_REGIONS):
+        moved = points.copy()
+        moved[region] += 0.3
+        other = np.asarray(features.guide(jnp.asarray(moved[None]), jnp.ones(1), (side, side)))[0]
+        changed = np.abs(other - told).max((0, 1)) > 1e-3
+        np.testing.assert_array_equal(np.flatnonzero(changed), [channel])
+    # The chin stands alone: the centre of its bump is the point.
+    y, x = np.mgrid[:side, :side]
+    near = told[..., 0] * ((x - points[8, 0]) ** 2 + (y - points[8, 1]) ** 2 < (side / 24) ** 2)
+    found = (x * near).sum() / near.sum(), (y * near).sum() / near.sum()
+    np.testing.assert_allclose(found, points[8], atol=0.15 * side / 64)
+
+
+def test_the_regions_of_the_guide_hold_each_point_once():
+    np.testing.assert_array_equal(np.sort(np.concatenate(features.GUIDE_REGIONS)), np.arange(68))

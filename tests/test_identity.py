@@ -57,10 +57,14 @@ def test_scores_of_descriptors():
 def test_nearest_training_face():
     rng = np.random.default_rng(0)
     bank = rng.normal(size=(50, 8)).astype(np.float32)
-    queries = bank[[7, 31]] + np.array([[0.0], [0.01]])
-    distance, row = identity.nearest(queries, bank, block=9)
-    assert row.tolist() == [7, 31]
-    np.testing.assert_allclose(distance, [0, 0.01 * np.sqrt(8)], atol=1e-6)
+    queries = np.concatenate([bank[[7]], bank[[31]] + 0.01, rng.normal(size=(2, 8))])
+    found = jax.jit(identity.nearest)(queries.astype(np.float32), bank)
+    assert found[0] == 0  # exactly: a face is itself
+    np.testing.assert_allclose(found[1], 0.01 * np.sqrt(8), rtol=1e-5)
+    pairs = np.linalg.norm(queries[:, None] - bank[None], axis=-1)
+    np.testing.assert_allclose(found, pairs.min(axis=1), rtol=1e-5, atol=1e-6)
+    more = identity.nearest(queries, np.concatenate([bank, bank[:5] + 0.3]))
+    assert (more <= found + 1e-6).all()  # more training faces, never farther
     with pytest.raises(ValueError, match='no faces'):
         identity.nearest(queries, bank[:0])
 
@@ -102,3 +106,34 @@ def test_spread_of_landmarks():
     eyes = np.linalg.norm(FACE[45] - FACE[36])
     np.testing.assert_allclose(spread, [0, 2 * np.sqrt(2) / eyes], rtol=0.02, atol=1e-6)
     assert np.isnan(landmarks.spread(points[:, :1], truth)).all()
+
+
+def test_scores_of_points_read_off_samples():
+    """Mean and best of N, whole and in the hole; the order of the samples does not matter."""
+    eyes = np.linalg.norm(FACE[45] - FACE[36])
+    hole = np.zeros((1, 128, 128, 1), np.uint8)
+    hole[0, int(FACE[48:, 1].min()) - 1 :] = 1  # mouth, chin and a part of the jaw
+    hidden = np.asarray(landmarks.inside(FACE[None], hole)[0]) > 0
+    assert 20 < hidden.sum() < 60
+    samples = np.stack([FACE, FACE, FACE])[None]
+    samples[0, 1, hidden] += [0, 3]
+    samples[0, 2, ~hidden] += [6, 0]
+    score = jax.jit(landmarks.score)
+    found = score(samples, FACE[None], hole)
+    share = hidden.mean()
+    expected = {
+        'landmark_error/mean': (3 * share + 6 * (1 - share)) / 3 / eyes,
+        'landmark_error/best': 0,
+        'landmark_error_hole/mean': 1 / eyes,
+        'landmark_error_hole/best': 0,
+        'landmark_spread_hole': np.sqrt(3) / eyes,  # of 0, 3, 0
+    }
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], [value], rtol=1e-5, atol=1e-7, err_msg=name)
+    again = score(samples[:, [2, 0, 1]], FACE[None], hole)
+    for name, value in found.items():
+        np.testing.assert_allclose(again[name], value, rtol=1e-5, atol=1e-7, err_msg=name)
+    alike = score(samples[:, [1, 1]], FACE[None], hole)
+    assert alike['landmark_spread'] == 0 and np.isnan(found['landmark_spread']).sum() == 0
+    no_hole = score(samples, FACE[None], np.zeros_like(hole))
+    assert np.isnan(no_hole['landmark_error_hole/best']).all()

@@ -104,7 +104,7 @@ def test_lafin_has_the_size_of_its_paper():
 
 
 def amounts(**given):
-    none = dict(rotate=0, scale=0, shift=0, colour=0, blur=0, noise=0, occlusion=0)
+    none = dict(rotate=0, scale=0, shift=0, bend=0, colour=0, blur=0, noise=0, occlusion=0)
     return common.ConfigDict(none | given)
 
 
@@ -134,12 +134,40 @@ def test_moved_points_stay_on_the_pixels_they_name(size):
             assert np.abs(found + np.array([x0 - 4, y0 - 4]) - (x, y)).max() < 0.6
 
 
+def test_a_bent_face_keeps_its_points_on_the_pixels_they_name():
+    """The outer corners of eyes and mouth, the chin and the nose's tip, drawn as dots."""
+    rng, marked = np.random.default_rng(0), [8, 30, 36, 45, 48, 54]
+    points = lm.mean_landmarks((128, 128))
+    image = cv2.GaussianBlur(dots(points[marked], (128, 128)), (0, 0), 1.5)
+    farthest = 0.0
+    for _ in range(20):
+        bent, at = augment.bend(image, points, augment.expression(points, rng))
+        farthest = max(farthest, np.linalg.norm(at - points, axis=1).max())
+        for x, y in at[marked]:
+            x0, y0 = round(float(x)), round(float(y))
+            window = bent[y0 - 5 : y0 + 6, x0 - 5 : x0 + 6, 0].astype(float)
+            rows, columns = np.indices(window.shape)
+            found = np.array([(columns * window).sum(), (rows * window).sum()]) / window.sum()
+            assert np.abs(found + np.array([x0 - 5, y0 - 5]) - (x, y)).max() < 1.0
+    assert farthest > 4  # of 128 pixels: it is another expression
+
+
+def test_a_bent_face_is_left_alone_far_from_its_points():
+    rng = np.random.default_rng(0)
+    image = rng.integers(256, size=(128, 128, 3), dtype=np.uint8)
+    points = lm.mean_landmarks((128, 128))
+    bent, _ = augment.bend(image, points, augment.expression(points, rng))
+    np.testing.assert_array_equal(bent[:30], image[:30])
+    np.testing.assert_array_equal(bent[:, :8], image[:, :8])
+
+
 def test_no_amounts_change_no_pixel_and_draw_no_number():
     rng = np.random.default_rng(0)
     image = rng.integers(256, size=(32, 32, 3), dtype=np.uint8)
     before = rng.bit_generator.state
     change = augment.Augment(amounts())
     assert not change.moves
+    assert not change.bends(rng)
     np.testing.assert_array_equal(change.recolour(image, rng), image)
     assert rng.bit_generator.state == before
 

@@ -89,16 +89,12 @@ def test_efficientnet_lite0():
 
 @needs('dlib', 'face_recognition_models', 'skimage')
 def test_dlib_face():
-    import dlib
     import skimage.data
 
     arrays = weights.PUBLISHED['dlib_face'].read(references.dlib_file().read_bytes())
     points = 40 + 0.8 * 150 * landmarks.MEAN_SHAPE
     photo = np.ascontiguousarray(skimage.data.astronaut()[20:276, 100:356])
-    shape = dlib.full_object_detection(
-        dlib.rectangle(40, 40, 190, 190), [dlib.point(int(x), int(y)) for x, y in points]
-    )
-    expected = dlib.get_face_chip(photo, shape, size=150, padding=0.25)
+    expected = references.dlib_chip(photo, points)
     chip = np.asarray(jax.jit(identity.chips)(photo[None], np.floor(points)[None]))
     # Both round down, this from float32.
     assert np.abs(chip[0] - expected.astype(float)).max() <= 1

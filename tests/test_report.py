@@ -11,6 +11,7 @@ import pytest
 from fi_jax import report
 from fi_jax import results as res
 from fi_jax.input_pipeline import holes
+from fi_jax.metrics import bootstrap
 
 SIZE = 16
 
@@ -49,11 +50,39 @@ def made_up(n=24, rows=('samples', 'telea', 'truth'), seed=0, **changes) -> res.
         'holes': rng.integers(0, 256, (n, SIZE * SIZE // 8)).astype(np.uint8),
         'attributes': {'smile': (np.arange(n) % 2).astype(np.int8), 'rare': np.zeros(n, np.int8)},
         'scores': scores,
-        'sets': {'samples': {'FD-pixels8, N = 24': 12.3}, 'truth': {'FD-pixels8, N = 24': 0.0}},
+        'sets': {
+            'samples': {'FD-pixels8, N = 24': bootstrap.Estimate(12.3, 10.1, 14.5, 1.1, 24)},
+            'truth': {'FD-pixels8, N = 24': bootstrap.Estimate(0.0, 0.0, 0.2, 0.1, 24)},
+        },
         'skipped': {'lpips_alex': 'weights alexnet: not in the cache'},
         'gallery': (face,),
     }
     return res.Results(**(values | changes))
+
+
+def with_faces(n=24, reference='data') -> res.Results:
+    """The same with what a reader of landmarks, face descriptors and training faces add."""
+    results = made_up(n)
+    rng = np.random.default_rng(1)
+    for row, cells in results.scores.items():
+        cells |= {
+            'landmark_error_hole/mean': rng.uniform(0.03, 0.08, n),
+            'landmark_error/mean': rng.uniform(0.03, 0.08, n),
+            'landmark_passed': rng.uniform(0, 1, n),
+            'passed': rng.uniform(0, 1, n),
+            'train_distance_dlib_face': rng.uniform(0.4, 0.6, n),
+            'train_distance_dlib_face/photo': np.full(n, 0.5),
+        }
+        if row == 'samples':
+            cells['landmark_spread_hole'] = rng.uniform(0, 0.02, n)
+            cells['pair_distance_hole_passed'] = rng.uniform(0, 0.1, n)
+    results.protocol.update(
+        reader={'run': 'lm', 'res': 64, 'step': 6000},
+        landmarks=reference,
+        gates={'landmarks': 0.1, 'identity': 0.6},
+        memorisation={'features': 'dlib_face', 'faces': 1985, 'data': 'faces.zip'},
+    )
+    return results
 
 
 class Balanced(HTMLParser):
@@ -116,6 +145,55 @@ def test_the_table_holds_the_means():
     assert '∞' in page  # the real image against itself
 
 
+def test_faces_are_reported_with_their_floor_their_gates_and_their_reader():
+    results = with_faces()
+    page = page_of(results)
+    found = parsed(page)
+    text = ' '.join(found.text)
+    for word in ('run lm (64 px, step 6,000)', 'stand-in for a published detector',
+                 'at most 0.1 of the eyes and a distance of dlib', 'at most 0.6',
+                 'nearest of 1,985 faces', 'points that came with the photos'):  # fmt: skip
+        assert word in text, word
+    floor = results.scores['truth']['landmark_error_hole/mean'].mean()
+    assert f'the real image: {floor:.4f}' in text
+    assert {'#structure-and-person', '#nearest-training-face'} <= set(found.addresses)
+    assert 'finds in the photos themselves' in page_of(with_faces(reference='reader'))
+    assert 'no impartial judge' not in page
+    results.protocol['reader']['interested'] = True
+    assert 'no impartial judge' in page_of(results)
+    bare = ' '.join(parsed(page_of(made_up())).text)
+    assert 'Structure and person' not in bare and 'none in force' in bare
+    assert report.headline(results, res.summarise(results)).count('landmark_error_hole/mean') == 1
+
+
+def test_the_line_to_area_nothing_is_drawn_and_said():
+    results = made_up(n=60)
+    area = results.area / results.pixels
+    results.scores['samples']['pair_distance'] = 0.01 + 0.1 * area
+    law = res.summarise(results)['calibration']['samples']['whole_frame']
+    assert law['at_zero'] == pytest.approx(0.01)
+    assert law['at_zero_interval'] == pytest.approx([0.01, 0.01])
+    assert 'meets area 0 at 0.0100 (0.0100 to 0.0100)' in page_of(results)
+
+
+def test_memory_is_a_median_ratio_and_a_share_of_copies():
+    results = with_faces(n=10)
+    cells = results.scores['samples']
+    cells['train_distance_dlib_face/photo'] = np.linspace(0.5, 0.6, 10)
+    cells['train_distance_dlib_face'] = 0.9 * cells['train_distance_dlib_face/photo']
+    cells['train_distance_dlib_face'][:3] = [0.1, 0.2, np.nan]
+    summary = res.summarise(results)
+    found = summary['memorisation']['samples']
+    assert found['ratio']['median'] == pytest.approx(0.9) and found['count'] == 9
+    least = np.linspace(0.5, 0.6, 10)[[0, 1, *range(3, 10)]].min()
+    known = cells['train_distance_dlib_face'][[0, 1, *range(3, 10)]]
+    assert found['copies'] == np.mean(known < least) > 0
+    assert 'truth' not in summary['memorisation']
+    rows = list(csv.DictReader(io.StringIO(report.means_csv(summary))))
+    (line,) = [r for r in rows if r['metric'].endswith('median_ratio') and r['row'] == 'samples']
+    assert float(line['mean']) == pytest.approx(0.9)
+
+
 def test_names_from_outside_are_escaped():
     face = res.Face('best', '<script>x</script>', 1.0, made_up().gallery[0].pictures)
     page = page_of(made_up(gallery=(face,), skipped={'<b>': '"&'}))
@@ -131,8 +209,9 @@ def test_names_from_outside_are_escaped():
         made_up(n=1),
         made_up(n=2, attributes={}, gallery=(), skipped={}, sets={}),
         made_up(kind=np.full(24, -1)),  # a folder of another program
+        with_faces(n=1),
     ],
-    ids=['no_method', 'nothing', 'one_image', 'two', 'no_kinds'],
+    ids=['no_method', 'nothing', 'one_image', 'two', 'no_kinds', 'one_face'],
 )
 def test_poor_results_still_give_a_page(results, tmp_path):
     page = report.write(results, res.summarise(results), tmp_path, 'x')

@@ -463,16 +463,16 @@ def test_samples_see_nothing_of_what_the_hole_hides(draw, drawn, batch):
         np.testing.assert_array_equal(value, drawn[name], err_msg=name)
 
 
-def test_given_landmarks_lead_where_they_are_known(stage2, history, tiny_config, batch):
+def test_landmarks_of_the_user_lead_where_they_are_known(stage2, history, tiny_config, batch):
     config = tiny_config('stage2')
-    config.landmark_source = 'given'
+    config.landmark_source = 'user'
     method, nets = make_method(config), history[3][0].nets
     draw = jax.jit(
         lambda batch: steps.draw_samples(method, nets, features.prepare(batch), 0, 1)['image']
     )
     known = batch | {'has_landmarks': np.float32(np.arange(BATCH) % 2)}
     told = draw(known)
-    moved = draw(known | {'landmark_map': 1 - batch['landmark_map']})
+    moved = draw(known | {'landmarks': batch['landmarks'] + 2})
     change = np.abs(told - moved).max(axis=(1, 2, 3, 4))
     assert change[1::2].min() > 1e-5
     assert change[::2].max() == 0

@@ -46,7 +46,7 @@ ALLOWED = {
     'metrics/': ('jax', 'flax', 'numpy', 'fi_jax.metrics'),
     'landmarks.py': ('numpy', 'cv2'),
     'rng.py': ('jax',),
-    'features.py': ('jax',),
+    'features.py': ('jax', 'fi_jax.landmarks'),
 }
 ALLOWED_MORE = {'fi_jax/metrics/fills.py': ('cv2', 'scipy', 'patchmatch_cython')}
 

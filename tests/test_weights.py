@@ -3,13 +3,20 @@
 import base64
 import dataclasses
 import hashlib
+import http.server
 import io
 import pickle
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
 import zipfile
 
 import numpy as np
 import pytest
 
+from fi_jax import cli
 from fi_jax.metrics import perceptual, readers, weights
 from tests import metric_inputs as inputs
 
@@ -225,6 +232,170 @@ def test_weights_of_another_shape_are_refused(tmp_path, capsys):
     assert 'lin1: (128,) instead of (192,)' in capsys.readouterr().err
     assert weights.main(['convert', str(tmp_path / 'absent.pth')]) == 1
     assert 'no such file' in capsys.readouterr().err
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """A server of one file that fails as the faults say, one a request, then no more."""
+
+    def __init__(self, content):
+        super().__init__(('127.0.0.1', 0), Answer)
+        self.content, self.faults, self.asked = content, [], []
+
+    @property
+    def url(self):
+        return f'http://127.0.0.1:{self.server_port}/mirror/'
+
+
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        server, wanted = self.server, self.headers.get('Range')
+        server.asked.append((self.path, wanted))
+        fault = server.faults.pop(0) if server.faults else ''
+        if fault.isdigit():
+            return self.send_error(int(fault))
+        start = int(wanted[len('bytes=') : -1]) if wanted and fault != 'anew' else 0
+        body = server.content[start:]
+        self.send_response(206 if start else 200)
+        self.send_header('Content-Length', str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[: len(body) // 2] if fault == 'cut' else body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """Serves the heads of LPIPS-Alex as pinned; what is left of a download would lie in temp/."""
+    content = heads_file()
+    pin(monkeypatch, 'lpips_heads_alex', content)
+    monkeypatch.setenv('no_proxy', '*')
+    monkeypatch.setattr(weights, '_WAIT', 0)
+    (tmp_path / 'temp').mkdir()
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path / 'temp'))
+    with Server(content) as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={'poll_interval': 0.01})
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+    assert list((tmp_path / 'temp').iterdir()) == []
+
+
+def cached(cache):
+    return sorted(p.name for p in cache.iterdir()) if cache.exists() else []
+
+
+def test_a_file_is_downloaded_checked_and_converted(server, cache, capsys):
+    assert weights.main(['fetch', 'lpips_heads_alex', '--from', server.url]) == 0
+    assert server.asked == [('/mirror/alex.pth', None)]
+    assert cached(cache) == ['lpips_heads_alex.npz']
+    assert weights.listing()[0].pinned and len(weights.load('lpips_heads_alex')) == 5
+    assert capsys.readouterr().out.endswith('converted lpips_heads_alex\n')
+
+
+def test_a_published_url_is_asked_where_no_mirror_is_given(server, monkeypatch):
+    known = weights.PUBLISHED['lpips_heads_alex']
+    moved = dataclasses.replace(known, url=f'{server.url}alex.pth')
+    monkeypatch.setitem(weights.PUBLISHED, known.name, moved)
+    assert weights.fetch(known.name) == [known.name]
+
+
+def test_a_download_that_breaks_off_is_taken_up_where_it_did(server, cache):
+    server.faults = ['503', 'cut', 'cut']
+    weights.fetch('lpips_heads_alex', server.url)
+    whole = len(server.content)
+    half = whole // 2
+    ranges = [None, None, f'bytes={half}-', f'bytes={half + (whole - half) // 2}-']
+    assert [wanted for _, wanted in server.asked] == ranges
+    assert cached(cache) == ['lpips_heads_alex.npz']
+
+
+def test_a_server_that_knows_no_ranges_sends_it_anew(server, cache):
+    server.faults = ['cut', 'anew']
+    weights.fetch('lpips_heads_alex', server.url)
+    assert cached(cache) == ['lpips_heads_alex.npz']
+
+
+def test_a_download_that_never_ends_leaves_nothing(server, cache, capsys):
+    server.faults = ['cut'] * 9
+    assert weights.main(['fetch', 'lpips_heads_alex', '--from', server.url]) == 1
+    message = capsys.readouterr().err
+    assert f'of {len(server.content):,} bytes' in message and f'{server.url}alex.pth' in message
+    assert message.count('\n') == 1 and 'convert FILE' in message
+    assert len(server.asked) == weights._TRIES
+    assert cached(cache) == []
+
+
+def test_a_file_of_another_hash_is_refused_and_deleted(server, cache):
+    server.content = server.content[:-1] + b'!'
+    digest = hashlib.sha256(server.content).hexdigest()
+    with pytest.raises(ValueError, match=f'alex.pth: sha256 {digest} instead of .* deleted'):
+        weights.fetch('lpips_heads_alex', server.url)
+    assert len(server.asked) == 1 and cached(cache) == []
+
+
+def test_what_is_not_there_is_asked_for_once(server, cache, monkeypatch):
+    server.faults = ['404']
+    with pytest.raises(OSError, match=r'alex.pth: cannot be downloaded \(404 Not Found\)'):
+        weights.fetch('lpips_heads_alex', server.url)
+    monkeypatch.setattr(weights, '_MAX_BYTES', 1000)
+    with pytest.raises(OSError, match='larger than any published file'):
+        weights.fetch('lpips_heads_alex', server.url)
+    assert len(server.asked) == 2 and cached(cache) == []
+
+
+def test_without_a_network_the_message_tells_the_other_way(cache, monkeypatch):
+    monkeypatch.setenv('no_proxy', '*')
+    monkeypatch.setattr(weights, '_WAIT', 0)
+    with socket.socket() as unheard:  # bound, and nobody listens
+        unheard.bind(('127.0.0.1', 0))
+        url = f'http://127.0.0.1:{unheard.getsockname()[1]}'
+        with pytest.raises(OSError, match=r'refused.*where it can, get the file and run'):
+            weights.fetch('vgg16', url)
+    assert cached(cache) == []
+
+
+def test_a_folder_can_be_the_mirror(tmp_path, cache, monkeypatch, capsys):
+    data = heads_file()
+    pin(monkeypatch, 'lpips_heads_alex', data)
+    (tmp_path / 'alex.pth').write_bytes(data)
+    assert weights.main(['fetch', 'lpips_heads_alex', '--from', str(tmp_path)]) == 0
+    assert weights.main(['fetch', 'vgg16', '--from', tmp_path.as_uri()]) == 1
+    assert 'vgg16-397923af.pth: cannot be downloaded' in capsys.readouterr().err
+    assert (tmp_path / 'alex.pth').exists() and cached(cache) == ['lpips_heads_alex.npz']
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'says'),
+    [
+        (['weight'], 'fi-jax weight: unknown'),
+        (['weights', 'get'], "invalid choice: 'get'"),
+        (['weights', 'fetch'], 'NAME'),
+        (['weights', 'fetch', 'vgg17'], "invalid choice: 'vgg17'"),
+        (['weights', 'list', '--all'], 'unrecognized arguments: --all'),
+        (['weights', 'convert', 'no.pth'], 'no.pth: no such file'),
+    ],
+)
+def test_a_wrong_command_is_one_line(arguments, says, capsys):
+    try:
+        code = cli.main(arguments)
+    except SystemExit as ended:
+        code = ended.code
+    out, err = capsys.readouterr()
+    assert code == 1 and says in err and err.startswith('error: ')
+    assert err.count('\n') == 1 and not out
+
+
+def test_the_command_tells_what_there_is(capsys):
+    assert cli.main(['weights']) == 0
+    listed = capsys.readouterr().out
+    assert all(f'absent    {name}' in listed for name in weights.PUBLISHED)
+    assert cli.main([]) == 0 and cli.main(['--help']) == 0
+    assert 'fi_jax.main --config' in capsys.readouterr().out
+    slow = 'import sys; from fi_jax import cli; cli.main([]); print("jax" in sys.modules)'
+    done = subprocess.run([sys.executable, '-c', slow], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith('False\n')
 
 
 def test_a_damaged_cache_is_named(tmp_path, cache):

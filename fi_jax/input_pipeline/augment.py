@@ -1,4 +1,4 @@
-"""Augmentation of training faces: place, then colour, blur, noise and things in front of a face."""
+"""Augmentation of training faces: place, expression, colour, blur, noise, things in front."""
 
 from __future__ import annotations
 
@@ -7,11 +7,20 @@ from typing import Any
 import cv2
 import numpy as np
 
+from fi_jax import landmarks as lm
+
+# Holes that hide what was bent, so that the told points alone know of it.
+OVER_BENT = {'centre': 1.0, 'eyes': 1.0, 'mouth': 1.0, 'lower_half': 1.0, 'whole_face': 1.0}
+# In distances of the outer corners of the eyes: how far a move reaches around a point, and the
+# deviation of each region's own move.
+_REACH, _STRAY = 0.15, 0.03
+
 
 class Augment:
     """Random changes to a training face by the amounts of config.data.augment; all 0: none.
 
     rotate (degrees), scale (share, both ways) and shift (share of the frame) are the largest moves;
+    bend the share of faces that get another expression, where their landmarks are known;
     colour the largest share by which tone changes; blur the largest sigma in pixels, noise the
     largest deviation in grey levels; occlusion the share of faces with a patch in front.
     """
@@ -60,6 +69,10 @@ class Augment:
             points = (points @ linear.T + offset).astype(np.float32)
         return image, points
 
+    def bends(self, rng: np.random.Generator) -> bool:
+        """Whether the next face is to be bent."""
+        return bool(self._amounts.bend) and rng.random() < self._amounts.bend
+
     def recolour(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The image (H,W,3) uint8 with patches, tone, blur and noise as drawn."""
         amounts = self._amounts
@@ -73,6 +86,61 @@ class Augment:
             grain = rng.standard_normal(image.shape, np.float32) * rng.uniform(0, amounts.noise)
             image = np.clip(image + grain, 0, 255).astype(np.uint8)
         return image
+
+
+def expression(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """How the points of a face move towards another expression, (68,2) pixels.
+
+    Each of `landmarks.EDITS` comes by a coin, at a strength of up to 1.2 both ways, and each region
+    strays a little.
+    """
+    eyes = np.linalg.norm(points[45] - points[36])
+    moves = rng.normal(0, _STRAY, (len(lm.REGIONS), 2)) * eyes
+    move = np.zeros(points.shape, np.float32)
+    for region, stray in zip(lm.REGIONS.values(), moves, strict=True):
+        move[region] += stray
+    for name in lm.EDITS:
+        strength = rng.uniform(-1.2, 1.2) * rng.integers(2)
+        move += lm.edit(points, name, strength) - points
+    return move
+
+
+def bend(image: np.ndarray, points: np.ndarray, move: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The photo bent so that its landmarks move, nearly as asked, and the landmarks of the result.
+
+    Faces bent at random part shape from looks: what the rest of a face tells of its mouth is no
+    longer enough. image (H,W,3) uint8, points and move (68,2) in its pixels.
+    """
+    eyes = float(np.linalg.norm(points[45] - points[36]))
+    reach = _REACH * max(eyes, 1.0)
+
+    def near(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """How near each column and each row is to each point; their product is Gaussian."""
+        places = (x, points[:, 0]), (y, points[:, 1])
+        column, row = (np.exp(-np.square((at[:, None] - p) / reach)) for at, p in places)
+        return column, row
+
+    def fade(total: np.ndarray, share: np.ndarray) -> np.ndarray:
+        """The move of the points around a place, fading away from all of them."""
+        return total / np.maximum(share, 0.3)[..., None]
+
+    height, width = image.shape[:2]
+    x, y = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)
+    column, row = near(x, y)
+    away = fade(np.stack([row @ (column * m).T for m in move.T], -1), row @ column.T)
+    bent = cv2.remap(
+        image,
+        x - away[..., 0],
+        y[:, None] - away[..., 1],
+        cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    # A place shows what lay its own move away: the landmarks come to where that is themselves.
+    at = points
+    for _ in range(8):
+        column, row = near(at[:, 0], at[:, 1])
+        at = points + fade((column * row) @ move, (column * row).sum(-1))
+    return bent, at.astype(np.float32)
 
 
 def _patched(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:

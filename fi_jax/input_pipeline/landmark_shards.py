@@ -318,8 +318,8 @@ def write_npz(rows: Iterable[LandmarkRow], path: str | os.PathLike[str]) -> int:
 def read_table(path: str | os.PathLike[str]) -> LandmarkTable:
     """Reads a folder of shards, or an .npz, into a mapping name -> `LandmarkRow`.
 
-    An .npz needs `name` (N,), `points` (N,68,2) and `detected` (N,); `score` (N,) and `box` (N,4)
-    are optional. It is read without pickle.
+    An .npz needs `name` (N,) and `points` (N,68,2); `detected` (N,; else all are), `score` (N,) and
+    `box` (N,4) are optional. It is read without pickle.
 
     Raises:
         FileNotFoundError: absent, or a folder without its index.
@@ -405,9 +405,10 @@ def _read_npz(path: str | os.PathLike[str], where: str) -> Iterator[LandmarkRow]
             f'{where}: not a readable .npz of plain arrays ({error}); expected a folder of shards '
             'or an .npz'
         ) from error
-    if missing := {'name', 'points', 'detected'} - set(fields):
-        raise ValueError(f'{where}: no field {sorted(missing)}; expected name, points, detected')
+    if missing := {'name', 'points'} - set(fields):
+        raise ValueError(f'{where}: no field {sorted(missing)}; expected name and points')
     n = len(np.atleast_1d(fields['name']))
+    fields.setdefault('detected', np.ones(n, bool))
     shapes = {'name': (n,), 'points': (n, *_POINTS), 'detected': (n,), 'score': (n,), 'box': (n, 4)}
     for key, array in fields.items():
         if array.shape != shapes[key]:

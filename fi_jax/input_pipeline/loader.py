@@ -147,7 +147,12 @@ class TrainExample:
             image, points = square(pixels, record.landmarks, self._res)
         if rng.random() < 0.5 and self._flip:
             image, points = mirror(image, points)
-        hole = holes.draw_mixture(self._weights, rng, image.shape[:2], points)
+        weights = self._weights
+        if points is not None and self._augment.bends(rng):
+            move = augment.expression(points, rng)
+            image, points = augment.bend(image, points, move)
+            weights = augment.OVER_BENT
+        hole = holes.draw_mixture(weights, rng, image.shape[:2], points)
         image = self._augment.recolour(image, rng)
         return _finish(index, image, points, hole, self._hull)
 

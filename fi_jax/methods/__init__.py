@@ -59,7 +59,8 @@ class Method:
     inputs(batch) gives each net's example arguments, for initialisation. sample(nets, batch,
     noise) with noise (B, noise_dim) gives {'image': (B,H,W,3) in [-1,1]} and any of landmark_map,
     face_mask, face_part. watch(nets, batch, key) gives scalars and vectors that say whether z is
-    used. They and the losses see prepared batches (`fi_jax.features.prepare`). Of `sample` and
+    used. The last structure_dim numbers of the noise choose the landmarks, all others the rest.
+    They and the losses see prepared batches (`fi_jax.features.prepare`). Of `sample` and
     `predictor` a method has one.
     """
 
@@ -70,6 +71,7 @@ class Method:
     watch: Callable[[Nets, Batch, jax.Array], dict[str, jax.Array]]
     ema: tuple[str, ...]
     sample: Callable[[Nets, Batch, jax.Array], dict[str, jax.Array]] | None = None
+    structure_dim: int = 0
     predictor: Predictor | None = None
 
 

@@ -25,7 +25,7 @@ from fi_jax.nets.generator import FaceGenerator
 from fi_jax.nets.layers import reparameterise
 
 CRITICS = ('d_global', 'd_local')
-LANDMARK_SOURCES = ('fen', 'given', 'predictor', 'predictor_sample')
+LANDMARK_SOURCES = ('fen', 'user', 'predictor', 'predictor_sample')
 SEEN = ('masked', 'hole', 'guide')
 GAN_KINDS = {'ns_r1': 'ns', 'wgan_gp': 'wgan', 'hinge_sn': 'hinge'}
 WATCH_SAMPLES = 4
@@ -196,7 +196,7 @@ class Keypoint:
         )
 
     def guide(self, batch: Batch, key: jax.Array | None = None) -> jax.Array:
-        """The landmarks a completion is told, (B,H,W,2): none under landmark_source 'fen'.
+        """The landmarks a completion is told, as maps: none under landmark_source 'fen'.
 
         With a key, for training: those of the truth, left out at random, so that the networks
         work with and without them.
@@ -207,7 +207,7 @@ class Keypoint:
             given *= jax.random.bernoulli(key, keep, given.shape)
         elif self.config.landmark_source == 'fen':
             given = jnp.zeros_like(given)
-        return features.guide(batch['landmark_map'], given)
+        return features.guide(batch['landmarks'], given, batch['hole'].shape[1:3])
 
     def complete(self, nets: Nets, view: Batch, z: jax.Array, noise_v: jax.Array) -> Path:
         """Embedding, then generator; view: the batch's masked, hole and guide."""

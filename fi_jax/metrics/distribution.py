@@ -4,6 +4,12 @@ Features are computed on the device; what is gathered from them stays small howe
 pass: the moments of a Gaussian, or a sample that depends on the images' indices alone. Distances
 are computed on the host in float64. A name tells the network and the resizing: `inception_fid` and
 `inception_clean` give FID, the others a Frechet distance that no published FID compares with.
+
+The `*_estimate` functions add 95 % intervals, with images as units, a real one and its completion
+together: how far another draw of as many images may fall. They are about the mean of the distance
+at this N, not its limit, from which most distances of sets stay apart: compare at one N. Images
+are never drawn twice, as a bootstrap would: copies shift a Frechet distance, and are each other's
+nearest neighbours.
 """
 
 import dataclasses
@@ -16,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fi_jax.metrics import resize, trunks, weights
+from fi_jax.metrics.bootstrap import Estimate
 
 
 class TooFewSamples(ValueError):
@@ -222,6 +229,13 @@ class Sample:
         return Sample(self.size, self.seed, rank[chosen], index[chosen], rows[chosen])
 
 
+def paired(real: Sample, fake: Sample) -> tuple[np.ndarray, np.ndarray]:
+    """Rows (n, D) of the images that both samples hold, in the one order of their ranks."""
+    _, a, b = np.intersect1d(real.index, fake.index, return_indices=True)
+    order = np.argsort(a)
+    return real.rows[a[order]], fake.rows[b[order]]
+
+
 def _hash(index: np.ndarray, seed: int) -> np.ndarray:
     """SplitMix64 of (seed, index): Steele, Lea and Flood, 2014."""
     x = index.astype(np.uint64) + np.uint64((seed * 0x9E3779B97F4A7C15) % 2**64)
@@ -241,6 +255,66 @@ def _finite(features: Any, least: int, what: str) -> np.ndarray:
     return rows
 
 
+_Z = 1.959964  # of a normal, for 95 %
+_MOST = 1000  # images that a standard error is read off, where that costs their square
+
+
+def _estimate(value: float, stderr: float, count: int, least: float = -np.inf) -> Estimate:
+    low = max(value - _Z * stderr, least)
+    return Estimate(value, low, value + _Z * stderr, stderr, count)
+
+
+def _share(value: float, stderr: float, count: int) -> Estimate:
+    """The score interval of a share, of as many images as its standard error tells.
+
+    Wilson, 1927. Unlike value +- 2 stderr it stays in [0, 1], and is not empty at 0 and 1.
+    """
+    spread = value * (1 - value)
+    n = min(spread / stderr**2, count) if stderr > 0 and spread > 0 else count
+    middle = (value + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
+    half = _Z * np.sqrt(spread / n + _Z**2 / (4 * n**2)) / (1 + _Z**2 / n)
+    low, high = max(middle - half, 0.0), min(middle + half, 1.0)
+    return Estimate(value, float(low), float(high), stderr, count)
+
+
+def frechet_estimate(real: Gaussian, fake: Gaussian, x: Any, y: Any) -> Estimate:
+    """`frechet` with an interval by the infinitesimal jackknife; x, y (n, D) are pairs of images.
+
+    The pairs may be a sample of those behind the moments. How much an image moves the distance is
+    its derivative by the moments: by a mean twice the difference of the means, by a covariance I
+    less the optimal map between the two (Efron, 1982; Dowson and Landau, 1982). Wider than need be
+    where both sets are drawn alike, for there the derivative vanishes. Raises TooFewSamples.
+    """
+    value = frechet(real, fake)
+    x, y = (_finite(v, 2, 'an interval') for v in (x, y))
+    x, y, delta = x - real.mean, y - fake.mean, real.mean - fake.mean
+    there, back = _maps(real.covariance, fake.covariance)
+    moved = np.square(x).sum(1) - ((x @ there) * x).sum(1) + 2 * x @ delta
+    moved += np.square(y).sum(1) - ((y @ back) * y).sum(1) - 2 * y @ delta
+    count = min(real.count, fake.count)
+    return _estimate(value, float(moved.std(ddof=1) / np.sqrt(count)), count, least=0.0)
+
+
+def _maps(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Optimal linear maps between centred Gaussians of these covariances, there and back."""
+    root, inverse = _roots(first)
+    middle, middle_inverse = _roots(root @ second @ root)
+    return inverse @ middle @ inverse, root @ middle_inverse @ root
+
+
+def _roots(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The root of a positive matrix and its pseudo-inverse."""
+    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
+    known = values > len(values) * np.finfo(np.float64).eps * values[-1]
+    root, vectors = np.sqrt(values[known]), vectors[:, known]
+    return (vectors * root) @ vectors.T, (vectors / root) @ vectors.T
+
+
+def _kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    dot = a @ b.T / a.shape[1] + 1
+    return dot * dot * dot  # a power would take most of the time
+
+
 def mmd2(x: np.ndarray, y: np.ndarray) -> float:
     """Unbiased squared MMD of (N, D) and (M, D) under the kernel (x.y / D + 1)^3.
 
@@ -248,14 +322,11 @@ def mmd2(x: np.ndarray, y: np.ndarray) -> float:
     """
     x, y = (_finite(v, 2, 'a kernel distance') for v in (x, y))
 
-    def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return (a @ b.T / x.shape[1] + 1) ** 3
-
     def within(a: np.ndarray) -> float:
-        k = kernel(a, a)
+        k = _kernel(a, a)
         return float((k.sum() - np.trace(k)) / (len(a) * (len(a) - 1)))
 
-    return within(x) + within(y) - 2 * float(kernel(x, y).mean())
+    return within(x) + within(y) - 2 * float(_kernel(x, y).mean())
 
 
 def kid(
@@ -275,6 +346,35 @@ def kid(
         for _ in range(subsets)
     ]
     return float(np.mean(values)), float(np.std(values))
+
+
+def kid_estimate(
+    real: Any, fake: Any, *, subsets: int = 100, subset_size: int = 1000, seed: int = 0
+) -> Estimate:
+    """`kid` of pairs (N, D) with an interval; that of the subsets' spread would be another one.
+
+    `mmd2` without each pair in turn (jackknife, in closed form), and the error of the subsets.
+    Raises TooFewSamples, and ValueError where the numbers differ.
+    """
+    value, deviation = kid(real, fake, subsets=subsets, subset_size=subset_size, seed=seed)
+    x, y = _pairs(real, fake, 3, 'an interval')
+    count, x, y = len(x), x[:_MOST], y[:_MOST]
+    n = len(x)
+    within = _kernel(x, x) + _kernel(y, y)
+    np.fill_diagonal(within, 0)
+    across = _kernel(x, y)
+    of_pair = across.sum(0) + across.sum(1) - across.diagonal()
+    without = (within.sum() - 2 * within.sum(1)) / ((n - 1) * (n - 2))
+    without -= 2 * (across.sum() - of_pair) / (n - 1) ** 2
+    variance = (n - 1) * np.var(without) * n / count + deviation**2 / subsets
+    return _estimate(value, float(np.sqrt(variance)), count)
+
+
+def _pairs(real: Any, fake: Any, least: int, what: str) -> tuple[np.ndarray, np.ndarray]:
+    real, fake = (_finite(v, least, what) for v in (real, fake))
+    if real.shape != fake.shape:
+        raise ValueError(f'{len(real)} real and {len(fake)} fake images: {what} takes pairs')
+    return real, fake
 
 
 _ROWS = 1024  # of a distance matrix at a time
@@ -327,6 +427,48 @@ def density_coverage(real: Any, fake: Any, *, nearest: int = 5) -> tuple[float, 
     return inside / (nearest * len(fake)), float(np.mean(nearest_fake < radii))
 
 
+def neighbour_estimates(
+    real: Any, fake: Any, *, halves: int = 30, seed: int = 0
+) -> tuple[Estimate, Estimate, Estimate, Estimate]:
+    """Precision, recall, density and coverage of pairs (N, D), with intervals.
+
+    By the spread over random halves of at most 1000 pairs: a half of n without the other spreads as
+    n do (Politis and Romano, 1994). Raises TooFewSamples, and ValueError where the numbers differ.
+    """
+    real, fake = _pairs(real, fake, 12, 'an interval')
+    values = (*precision_recall(real, fake), *density_coverage(real, fake))
+    x, y = (v[:_MOST] for v in (real, fake))
+    xx, yy, xy = (
+        np.concatenate([square for _, square in _squares(a, b)])
+        for a, b in ((x, x), (y, y), (x, y))
+    )
+    for own in (xx, yy):
+        np.fill_diagonal(own, 0)
+
+    def scores(rows: np.ndarray) -> tuple[float, float, float, float]:
+        at = np.ix_(rows, rows)
+        of_real, of_fake = (np.partition(own[at], (3, 5), axis=1) for own in (xx, yy))
+        inside, near = xy[at], xy[at] < of_real[:, 5:6]
+        return (
+            float((inside <= of_real[:, 3:4]).any(0).mean()),
+            float((inside <= of_fake[:, 3]).any(1).mean()),
+            float(near.sum(0).mean() / 5),
+            float(near.any(1).mean()),
+        )
+
+    rng = np.random.default_rng(seed)
+    n, half = len(x), len(x) // 2
+    drawn = [scores(rng.choice(n, half, replace=False)) for _ in range(halves)]
+    deviations = np.std(drawn, axis=0, ddof=1) * np.sqrt(half / (n - half) * n / len(real))
+    precision, recall, density, coverage = zip(values, deviations.tolist(), strict=True)
+    return (
+        _share(*precision, len(real)),
+        _share(*recall, len(real)),
+        _estimate(*density, len(real), least=0.0),
+        _share(*coverage, len(real)),
+    )
+
+
 def _separate(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Weights of the linear SVM with squared hinge loss, C = 1, by Newton's method.
 
@@ -353,6 +495,17 @@ def _separate(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return w
 
 
+def _fooled(real: Any, fake: Any) -> np.ndarray:
+    """Of each pair, whether the fake looks more real, and the share of the two taken for wrong."""
+    real, fake = _pairs(real, fake, 2, 'P-IDS')
+    rows = np.concatenate([real, fake])
+    x = np.concatenate([rows, np.ones((len(rows), 1))], axis=1)
+    decision = x @ _separate(x, np.repeat([1.0, -1.0], len(real)))
+    of_real, of_fake = decision[: len(real)], decision[len(real) :]
+    wrong = ((of_real <= 0).astype(float) + (of_fake > 0)) / 2
+    return np.stack([of_fake > of_real, wrong])
+
+
 def pids_uids(real: Any, fake: Any) -> tuple[float, float]:
     """Paired and unpaired inception discriminative score: how often a linear SVM is fooled.
 
@@ -360,12 +513,14 @@ def pids_uids(real: Any, fake: Any) -> tuple[float, float]:
     Zhao et al., "Large scale image completion via co-modulated GANs", 2021, named there for the
     Inception features. Raises TooFewSamples below two rows, ValueError where the numbers differ.
     """
-    real, fake = (_finite(v, 2, 'P-IDS') for v in (real, fake))
-    if real.shape != fake.shape:
-        raise ValueError(f'{len(real)} real and {len(fake)} fake images: P-IDS takes pairs')
-    rows = np.concatenate([real, fake])
-    x = np.concatenate([rows, np.ones((len(rows), 1))], axis=1)
-    y = np.repeat([1.0, -1.0], len(real))
-    decision = x @ _separate(x, y)
-    of_real, of_fake = decision[: len(real)], decision[len(real) :]
-    return float(np.mean(of_fake > of_real)), float(np.mean((decision > 0) != (y > 0)))
+    paired_score, unpaired_score = _fooled(real, fake).mean(axis=1).tolist()
+    return paired_score, unpaired_score
+
+
+def pids_uids_estimates(real: Any, fake: Any) -> tuple[Estimate, Estimate]:
+    """`pids_uids` with intervals of the pairs' scores under the one SVM, which is not fit anew."""
+    scores = _fooled(real, fake)
+    count = scores.shape[1]
+    stderr = scores.std(axis=1, ddof=1) / np.sqrt(count)
+    one, other = zip(scores.mean(axis=1).tolist(), stderr.tolist(), strict=True)
+    return _share(*one, count), _share(*other, count)

@@ -10,7 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fi_jax.metrics.identity import SAME_PERSON
 from fi_jax.metrics.perceptual import Distance
+
+MAX_LANDMARK_ERROR = 0.1  # of the eyes, over the whole face
 
 
 def pairs(num_samples: int) -> np.ndarray:
@@ -83,8 +86,8 @@ def gate(
     landmark_error: jax.Array | None = None,
     face_distance: jax.Array | None = None,
     *,
-    max_error: float = 0.1,
-    max_distance: float = 0.6,
+    max_error: float = MAX_LANDMARK_ERROR,
+    max_distance: float = SAME_PERSON,
 ) -> jax.Array:
     """Which samples (B, N) are good enough to count: 0 and 1; a score that is NaN does not pass.
 

@@ -57,3 +57,17 @@ def spread(points: jax.Array, truth: jax.Array, hole: jax.Array | None = None) -
     away = jnp.square(points - jnp.mean(points, axis=1, keepdims=True)).sum(axis=-1)
     deviation = jnp.sqrt(jnp.sum(away, axis=1) / (count - 1))
     return _mean(deviation, None if hole is None else inside(truth, hole)) / _unit(truth)
+
+
+def score(points: jax.Array, truth: jax.Array, hole: jax.Array) -> dict[str, jax.Array]:
+    """Error and spread of points (B,N,68,2) read off samples: name -> (B,), whole and in the hole.
+
+    truth (B,68,2); hole (B,H,W,1). NaN in a hole that holds no point, and the spread of N = 1.
+    """
+    found = {}
+    for name, where in (('', None), ('_hole', hole)):
+        away = error(points, truth[:, None], None if where is None else where[:, None])
+        found[f'landmark_error{name}/mean'] = jnp.mean(away, axis=1)
+        found[f'landmark_error{name}/best'] = jnp.min(away, axis=1)
+        found[f'landmark_spread{name}'] = spread(points, truth, where)
+    return found

@@ -1,24 +1,29 @@
 """The metrics of an evaluation by name: of each example, and of a whole set of examples.
 
-`image` needs nothing; the others need published weights, and are noted as skipped without them.
+`image` and `seam` need nothing; the others need published weights, a reader of landmarks or the
+training faces, and are noted as skipped without them.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fi_jax.metrics import distribution, diversity, identity, image, perceptual
+from fi_jax.metrics import distribution, diversity, identity, image, landmarks, perceptual
+from fi_jax.metrics.bootstrap import Estimate
 from fi_jax.metrics.distribution import Gaussian, Sample
 
 # (weights, samples (B,N,H,W,3), batch) -> name -> (B,). The batch has image (B,H,W,3), hole
 # (B,H,W,1) and, where they are known, landmarks (B,68,2) and has_landmarks (B,); images 0..255.
 Batch = Mapping[str, jax.Array]
 Score = Callable[[Any, jax.Array, Batch], dict[str, jax.Array]]
-EXAMPLE_NAMES: tuple[str, ...] = ('image', 'seam', 'ms_ssim', 'identity', *perceptual.NAMES)
+CUT_OUT = 'dlib_face'  # of the features, those that see aligned faces
+FACE_NAMES = ('landmarks', 'identity', 'memorisation')
+EXAMPLE_NAMES: tuple[str, ...] = ('image', 'seam', 'ms_ssim', *FACE_NAMES, *perceptual.NAMES)
 NAMES: tuple[str, ...] = (*EXAMPLE_NAMES, *distribution.NAMES)
 
 
@@ -33,13 +38,97 @@ def chosen(wanted: str) -> tuple[str, ...]:
     return names
 
 
+@flax.struct.dataclass(eq=False)  # hashed as it is, for jit
+class Reader:
+    """A frozen finder of landmarks: images (B,H,W,3) in 0..255 -> points (B,68,2); a pytree.
+
+    Points are in pixels of the images. find(weights, x) sees the centred square, resized to
+    (B,res,res,3) where it has another size, and answers in pixels of that.
+    """
+
+    weights: Any
+    find: Callable[[Any, jax.Array], jax.Array] = flax.struct.field(pytree_node=False)
+    res: int = flax.struct.field(pytree_node=False)
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        height, width = images.shape[1:3]
+        side = min(height, width)
+        left, top = (width - side) // 2, (height - side) // 2
+        square = jnp.asarray(images, jnp.float32)[:, top : top + side, left : left + side]
+        if side != self.res:
+            shape = (len(square), self.res, self.res, square.shape[-1])
+            square = jnp.clip(jax.image.resize(square, shape, 'cubic'), 0, 255)
+        points = (self.find(self.weights, square) + 0.5) * (side / self.res) - 0.5
+        return points + jnp.array([left, top], jnp.float32)[None, None]
+
+
+@flax.struct.dataclass(eq=False)
+class Bank:
+    """Faces of the training set as features see them, rows (M,D); a pytree."""
+
+    features: distribution.Features
+    rows: jax.Array
+
+
+def describe(features: distribution.Features, images: jax.Array, points: jax.Array) -> jax.Array:
+    """Features of faces (B,H,W,3) -> (B,D); CUT_OUT sees them cut out by their points (B,68,2)."""
+    return features(identity.chips(images, points) if features.name == CUT_OUT else images)
+
+
+def face_judges(
+    wanted: str,
+    located: bool,
+    skipped: dict[str, str],
+    reader: Reader | None = None,
+    bank: Bank | None = None,
+) -> dict[str, Any]:
+    """What looks at faces, by the metric of FACE_NAMES: a reader, dlib's features, a bank.
+
+    located: whether landmarks are known. What cannot be had is noted in skipped, with the reason.
+    """
+    found: dict[str, Any] = {'landmarks': reader, 'identity': None, 'memorisation': bank}
+    if 'identity' in chosen(wanted):
+        if located or reader is not None:
+            try:
+                found['identity'] = distribution.make_features(CUT_OUT)
+            except LookupError as error:
+                skipped['identity'] = str(error)
+        else:
+            skipped['identity'] = (
+                'no landmarks are known for these images, and they say where the face is; name '
+                'them in config.data.landmarks, or a reader in config.eval.reader'
+            )
+    return {k: x for k, x in found.items() if k in chosen(wanted) and x is not None}
+
+
+def of_photos(judges: Mapping[str, Any], batch: Batch) -> dict[str, jax.Array]:
+    """The batch with what the judges of faces see of its originals, once for all rows.
+
+    `landmarks` as the reader finds them, where the batch has none, and `descriptor` (B,D).
+    """
+    out = dict(batch)
+    if 'landmarks' not in batch and 'landmarks' in judges:
+        out['landmarks'] = judges['landmarks'](batch['image'])
+        out['has_landmarks'] = jnp.ones(len(batch['image']))
+    if (features := _cut_out(judges)) is not None:
+        out['descriptor'] = describe(features, batch['image'], out['landmarks'])
+    return out
+
+
+def _cut_out(judges: Mapping[str, Any]) -> distribution.Features | None:
+    bank = judges.get('memorisation')
+    aligned = bank.features if bank is not None and bank.features.name == CUT_OUT else None
+    return judges.get('identity', aligned)
+
+
 def example_metrics(
-    wanted: str, side: int, landmarks: bool, skipped: dict[str, str]
+    wanted: str, side: int, skipped: dict[str, str], judges: Mapping[str, Any] | None = None
 ) -> dict[str, tuple[Score, Any]]:
     """Name -> (score, weights) of the metrics of single examples; `image` is always there.
 
-    side: of the images, pixels; landmarks: whether any are known. What cannot be had is noted in
-    skipped, with the reason. Raises ValueError on an unknown name.
+    side: of the images, pixels. The judges of faces are one score under their joint name, for they
+    share what they see; they need batches of `of_photos`. What cannot be had is noted in skipped,
+    with the reason. Raises ValueError on an unknown name.
     """
     found: dict[str, tuple[Score, Any]] = {'image': (_image, None)}
     for name in chosen(wanted):
@@ -50,17 +139,12 @@ def example_metrics(
                 found[name] = _ms_ssim, None
             elif wanted != 'all':
                 skipped[name] = f'needs sides of {image.MS_SSIM_SIDE} pixels; these have {side}'
-        elif name == 'identity' and not landmarks:
-            skipped[name] = 'no landmarks are known for these images; they say where the face is'
-        elif name in EXAMPLE_NAMES[3:]:
+        elif name in perceptual.NAMES:
             try:
-                if name == 'identity':
-                    found[name] = _identity, distribution.make_features('dlib_face')
-                else:
-                    found[name] = _perceptual, perceptual.make_distance(name)
+                found[name] = _perceptual, perceptual.make_distance(name)
             except LookupError as error:
                 skipped[name] = str(error)
-    return found
+    return found | ({', '.join(judges): (_faces, dict(judges))} if judges else {})
 
 
 def _image(_: None, samples: jax.Array, batch: Batch) -> dict[str, jax.Array]:
@@ -83,32 +167,61 @@ def _perceptual(
     return diversity.score(distance, samples, batch['image'], batch['hole'])
 
 
-def _identity(
-    features: distribution.Features, samples: jax.Array, batch: Batch
-) -> dict[str, jax.Array]:
-    """Likeness of the face, and the diversity of the samples that are still the person's.
+def _faces(judges: Mapping[str, Any], samples: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+    """Structure, likeness, the diversity of samples that keep both, and the nearest training face.
 
-    Both are cut out by the photo's landmarks; NaN where those are not known.
+    Faces are cut out by the photo's landmarks; NaN where those are not known.
     """
-
-    def describe(images: jax.Array) -> jax.Array:
-        return features(identity.chips(images, batch['landmarks']))
-
-    each = jnp.moveaxis(jax.lax.map(describe, jnp.moveaxis(samples, 1, 0)), 0, 1)  # (B,N,D)
-    truth = describe(batch['image'])
-    found = identity.score(each, truth)
-    passed = diversity.gate(face_distance=identity.distance(each, truth[:, None]))
-    found['identity_passed'] = passed.mean(axis=1)
-    if samples.shape[1] > 1:
-        first, second = diversity.pairs(samples.shape[1]).T
-
-        def apart(ij: jax.Array) -> jax.Array:
-            return image.l1_hole(samples[:, ij[0]], samples[:, ij[1]], batch['hole']) / 127.5
-
-        of_pairs = jax.lax.map(apart, jnp.stack([first, second], axis=1)).T
-        found['pair_distance_hole_passed'] = diversity.at_quality(of_pairs, passed)
+    of_samples = jnp.moveaxis(samples, 1, 0)
     known = batch['has_landmarks'] > 0
+    found: dict[str, jax.Array] = {}
+    error = away = each = None
+    if 'landmarks' in judges:
+        at = jnp.moveaxis(jax.lax.map(judges['landmarks'], of_samples), 0, 1)  # (B,N,68,2)
+        found |= landmarks.score(at, batch['landmarks'], batch['hole'])
+        error = landmarks.error(at, batch['landmarks'][:, None])
+        found['landmark_passed'] = diversity.gate(error).mean(axis=1)
+    if 'identity' in judges:
+
+        def described(images: jax.Array) -> jax.Array:
+            return describe(judges['identity'], images, batch['landmarks'])
+
+        each = jnp.moveaxis(jax.lax.map(described, of_samples), 0, 1)  # (B,N,D)
+        found |= identity.score(each, batch['descriptor'])
+        away = identity.distance(each, batch['descriptor'][:, None])
+        found['identity_passed'] = diversity.gate(face_distance=away).mean(axis=1)
+    if error is not None or away is not None:
+        passed = diversity.gate(error, away)
+        found['passed'] = passed.mean(axis=1)
+        if samples.shape[1] > 1:
+            first, second = diversity.pairs(samples.shape[1]).T
+
+            def apart(ij: jax.Array) -> jax.Array:
+                a, b = samples[:, ij[0]], samples[:, ij[1]]
+                return image.l1_hole(a, b, batch['hole']) / 127.5
+
+            of_pairs = jax.lax.map(apart, jnp.stack([first, second], axis=1)).T
+            found['pair_distance_hole_passed'] = diversity.at_quality(of_pairs, passed)
+    if 'memorisation' in judges:
+        bank = judges['memorisation']
+        name = train_distance(bank.features.name)
+        if bank.features.name != CUT_OUT:  # features of the whole frame, which need no landmarks
+            seen = {name: bank.features(samples[:, 0]), _photo(name): bank.features(batch['image'])}
+            near = {key: identity.nearest(x, bank.rows) for key, x in seen.items()}
+            return {k: jnp.where(known, x, jnp.nan) for k, x in found.items()} | near
+        first_one = describe(bank.features, samples[:, 0], batch['landmarks'])
+        found[name] = identity.nearest(first_one if each is None else each[:, 0], bank.rows)
+        found[_photo(name)] = identity.nearest(batch['descriptor'], bank.rows)
     return {name: jnp.where(known, values, jnp.nan) for name, values in found.items()}
+
+
+def _photo(name: str) -> str:
+    return f'{name}/photo'
+
+
+def train_distance(features: str) -> str:
+    """The name of the distance to the nearest training face; with '/photo' that of the original."""
+    return f'train_distance_{features}'
 
 
 @dataclasses.dataclass
@@ -138,31 +251,32 @@ class SetMetric:
         kept.gaussian = kept.gaussian.update(features, weight)
         kept.sample = kept.sample.update(features, index, weight)
 
-    def compute(self, which: str, skipped: dict[str, str]) -> dict[str, float]:
-        """Metric -> value for a set; what the set is too small for is noted in skipped."""
+    def compute(self, which: str, skipped: dict[str, str]) -> dict[str, Estimate]:
+        """Metric -> value of a set with its interval; what it is too small for is put in skipped."""
         real, fake = self._sets[''], self._sets[which]
         count = min(real.gaussian.count, fake.gaussian.count)
         subset = min(1000, count // 2)
         name = self.features.frechet_name
         short = name.removeprefix('FD-')
-        a, b = real.sample.rows, fake.sample.rows
+        a, b = distribution.paired(real.sample, fake.sample)
         wanted: dict[tuple[str, ...], Callable[[], Any]] = {
-            (name,): lambda: [distribution.frechet(real.gaussian, fake.gaussian)],
+            (name,): lambda: [distribution.frechet_estimate(real.gaussian, fake.gaussian, a, b)],
             (name.replace('FID', 'KID').replace('FD-', 'KD-'),): lambda: [
-                distribution.kid(a, b, subset_size=max(subset, 2))[0]
+                distribution.kid_estimate(a, b, subset_size=max(subset, 2))
             ],
-            (f'precision {short}', f'recall {short}'): lambda: distribution.precision_recall(a, b),
-            (f'density {short}', f'coverage {short}'): lambda: distribution.density_coverage(a, b),
-            (f'P-IDS {short}', f'U-IDS {short}'): lambda: distribution.pids_uids(a, b),
+            tuple(f'{kind} {short}' for kind in ('precision', 'recall', 'density', 'coverage')): (
+                lambda: distribution.neighbour_estimates(a, b)
+            ),
+            (f'P-IDS {short}', f'U-IDS {short}'): lambda: distribution.pids_uids_estimates(a, b),
         }
         if not self.features.arrays:
             # Pixels are no unit for a polynomial kernel: its values would be without meaning.
             wanted = {names: f for names, f in wanted.items() if not names[0].startswith('KD-')}
-        found: dict[str, float] = {}
+        found: dict[str, Estimate] = {}
         for names, compute in wanted.items():
             titles = [f'{title}, N = {count}' for title in names]
             try:
-                found |= dict(zip(titles, map(float, compute()), strict=True))
+                found |= dict(zip(titles, compute(), strict=True))
             except ValueError as error:
                 skipped[' and '.join(titles)] = str(error)
         return found

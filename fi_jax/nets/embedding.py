@@ -39,7 +39,7 @@ class Embedding(NamedTuple):
 
 
 class Encoder(nn.Module):
-    """Strided convolutions that z modulates at each level; (B,H,W,6) -> mean, logvar (B,v_dim).
+    """Strided convolutions that z modulates at each level; (B,H,W,C) -> mean, logvar (B,v_dim).
 
     z_inject: 'film' scales and shifts the normalised channels; 'concat' joins a map of z to the
     output of each level instead. `extra` (B,D), if given, is joined to the last map.
@@ -88,7 +88,7 @@ class MapDecoder(nn.Module):
 class FaceEmbedding(nn.Module):
     """The whole network -> Embedding.
 
-    masked (B,H,W,3), hole (B,H,W,1), guide (B,H,W,2) of `features.guide`, z (B,Z),
+    masked (B,H,W,3), hole (B,H,W,1), guide (B,H,W,G) of `features.guide`, z (B,Z),
     noise (B,2*v_dim). hvae: 'dual' keeps the two encoders apart; 'chain' lets V_f depend on V_l.
     """
 

@@ -28,7 +28,7 @@ def shrink(guide: jax.Array, size: int) -> jax.Array:
 class FaceGenerator(nn.Module):
     """U-Net modulated by [V_emb, z] -> image (B,H,W,3) in [-1,1].
 
-    masked (B,H,W,3), hole (B,H,W,1), guide (B,H,W,2) of `features.guide`.
+    masked (B,H,W,3), hole (B,H,W,1), guide (B,H,W,G) of `features.guide`.
     The first level runs at half resolution: full-resolution convolutions with few channels cost
     the most time and learn the least. Skips carry visible features only (as in LaFIn), so that a
     hole cannot pass zeros as content; the guide joins each decoder level as it is, for it leads

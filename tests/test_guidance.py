@@ -1,0 +1,98 @@
+"""Who leads a completion: predicted points, drawn shapes, edits of the user; what then varies."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import landmarks as landmarks_config
+from fi_jax import features, guidance, steps
+from fi_jax import landmarks as lm
+from fi_jax.methods import Method, make_method
+from fi_jax.optim import make_optimizers
+from fi_jax.sample import edited, sample_run
+from fi_jax.state import example_batch, init_state
+
+RES = 32
+
+
+def echo(nets, batch, noise):
+    """An image of what leads it: the points in red, its own noise in blue."""
+    red = batch['landmark_map'] * batch['has_landmarks'][:, None, None, None]
+    blue = jnp.broadcast_to(jnp.tanh(noise.mean(-1))[:, None, None, None], red.shape)
+    return {'image': jnp.concatenate([red, jnp.zeros_like(red), blue], axis=-1)}
+
+
+@pytest.fixture(scope='module')
+def predictor():
+    config = landmarks_config.get_config('tiny')
+    method = make_method(config)
+    optimizers = make_optimizers(config, method.nets)
+    return method, jax.jit(lambda: init_state(method, optimizers, RES, 0))().nets
+
+
+@pytest.fixture(scope='module')
+def batch():
+    rng = np.random.default_rng(0)
+    image = rng.integers(256, size=(2, RES, RES, 3), dtype=np.uint8)
+    hole = np.zeros((2, RES, RES, 1), np.uint8)
+    hole[:, 8:24, 8:24] = 1
+    return example_batch(RES, 2) | {'image': image, 'hole': hole, 'index': np.int32([0, 1])}
+
+
+def draw(predictor, batch, source, vary):
+    own = Method({}, lambda _: {}, {}, 3, lambda *_: {}, (), sample=echo)
+    method = guidance.led(own, *predictor, source)
+    prepared = features.prepare(batch)
+    image = jax.jit(lambda b: steps.draw_samples(method, {}, b, 0, 4, vary=vary)['image'])(prepared)
+    return np.asarray(image)
+
+
+def differ(images):
+    """Whether samples of an input differ: in their points, in the rest."""
+    spread = np.ptp(images, axis=1).max(axis=(0, 1, 2))
+    return spread[0] > 0, spread[2] > 0
+
+
+@pytest.mark.parametrize(
+    ('source', 'vary', 'expected'),
+    [
+        ('predictor', 'both', (False, True)),
+        ('predictor', 'appearance', (False, True)),
+        ('predictor_sample', 'both', (True, True)),
+        ('predictor_sample', 'structure', (True, False)),
+        ('predictor_sample', 'appearance', (False, True)),
+    ],
+)
+def test_structure_and_appearance_vary_each_alone(predictor, batch, source, vary, expected):
+    images = draw(predictor, batch, source, vary)
+    assert differ(images) == expected
+    assert images[..., 0].sum((2, 3)).min() > 20  # points were told to all
+
+
+@pytest.mark.parametrize('vary', ['structure', 'hair'])
+def test_what_cannot_vary_is_refused_in_one_line(predictor, batch, vary):
+    with pytest.raises(ValueError, match=rf"config\.sample\.vary='{vary}'.*predictor_sample") as e:
+        draw(predictor, batch, 'predictor', vary)
+    assert '\n' not in str(e.value)
+
+
+def test_edits_move_known_landmarks_alone():
+    batch = example_batch(RES, 2)
+    batch['landmarks'][:] = lm.mean_landmarks((RES, RES))
+    batch['has_landmarks'][:] = 1, 0
+    after = edited(batch, 'mouth_open', 1.0)
+    np.testing.assert_array_equal(after['landmarks'][1], batch['landmarks'][1])
+    np.testing.assert_allclose(
+        after['landmarks'][0], lm.edit(batch['landmarks'][0], 'mouth_open'), atol=1e-5
+    )
+    drawn = lm.draw_points(after['landmarks'][0], (RES, RES))
+    np.testing.assert_array_equal(after['landmark_map'][0], drawn)
+    assert not after['landmark_map'][1].any()
+
+
+def test_an_edit_without_landmarks_of_the_user_is_refused(tiny_config, tmp_path):
+    config = tiny_config('stage2')
+    config.sample.edit = 'smile'
+    with pytest.raises(ValueError, match=r'landmark_source=user.*--mode=predict'):
+        sample_run(config, tmp_path)
