@@ -252,7 +252,7 @@ class SetMetric:
         kept.sample = kept.sample.update(features, index, weight)
 
     def compute(self, which: str, skipped: dict[str, str]) -> dict[str, Estimate]:
-        """Metric -> value of a set with its interval; what it is too small for is put in skipped."""
+        """Metric -> value of a set, with interval; what it is too small for is put in skipped."""
         real, fake = self._sets[''], self._sets[which]
         count = min(real.gaussian.count, fake.gaussian.count)
         subset = min(1000, count // 2)
