@@ -11,12 +11,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import socket
 import statistics
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from benchmarks import timing
 from configs import stage1
@@ -46,10 +51,9 @@ class Layout:
         mesh = sharding.make_mesh(config.mesh.fsdp, jax.devices()[:devices])
         shapes = jax.eval_shape(lambda: init_state(method, optimizers, config.res, config.seed))
         place = sharding.place_state(shapes, mesh, config.mesh.fsdp_min_size)
-        self.state = jax.jit(
-            lambda: init_state(method, optimizers, config.res, config.seed), out_shardings=place
-        )()
-        self._batch = sharding.shard_batch(example_batch(config.res, args.batch), mesh)
+        self.state = jax.tree.map(filled, shapes, place)
+        rows = args.batch // jax.process_count()
+        self._batch = sharding.shard_batch(example_batch(config.res, rows), mesh)
         step = jax.jit(
             steps.make_train_step(method, 'stage1', optimizers, config, mesh=mesh),
             donate_argnums=0,
@@ -68,6 +72,74 @@ class Layout:
         return (time.perf_counter() - begin) / times
 
 
+def filled(x: jax.ShapeDtypeStruct, place: jax.sharding.Sharding) -> jax.Array:
+    """Any numbers do to be timed, and need no program for their drawing."""
+    whole = np.full(x.shape, 0.02, x.dtype)
+    return jax.make_array_from_callback(x.shape, place, lambda part: whole[part])
+
+
+class Processes:
+    """`Layout` over processes of one device each, joined as hosts are; told when to play."""
+
+    def __init__(self, args: argparse.Namespace, count: int):
+        with socket.socket() as probe:
+            probe.bind(('localhost', 0))
+            address = f'localhost:{probe.getsockname()[1]}'
+        flags = [f'--res={args.res}', f'--batch={args.batch}', *['--tiny'] * args.tiny]
+        command = [sys.executable, '-m', 'benchmarks.scaling', *flags]
+        self._all = [
+            subprocess.Popen(
+                [*command, '--worker', address, str(count), str(i)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=None if args.verbose else subprocess.DEVNULL,
+                text=True,
+            )
+            for i in range(count)
+        ]
+        self.megabytes = max(self._answers())
+
+    def _answers(self) -> list[float]:
+        lines = [process.stdout.readline() for process in self._all if process.stdout]
+        if not all(lines):
+            raise RuntimeError('a process ended; --verbose shows what it said')
+        return [float(line) for line in lines]
+
+    def seconds(self, times: int) -> float:
+        """Of one step, over some in a row."""
+        for process in self._all:
+            print(times, file=process.stdin, flush=True)
+        return max(self._answers())
+
+    def close(self) -> None:
+        """End them."""
+        for process in self._all:
+            if process.stdin:
+                process.stdin.close()
+        for process in self._all:
+            process.wait(60)
+
+
+def settle(devices: int) -> None:
+    """Number of CPU devices, and the cache of compiled programs."""
+    jax.config.update('jax_num_cpu_devices', devices)
+    cache = Path(stage1.get_config('tiny').compile_cache).expanduser()
+    jax.config.update('jax_compilation_cache_dir', str(cache))
+
+
+def work(args: argparse.Namespace) -> None:
+    """One of `Processes`: answers each number of steps on its input with seconds a step."""
+    address, count, index = args.worker
+    answers = os.fdopen(os.dup(1), 'w')
+    os.dup2(2, 1)  # what JAX prints is no answer
+    settle(1)
+    jax.distributed.initialize(address, int(count), int(index))
+    layout = Layout(args, int(count), {})
+    print(layout.megabytes, file=answers, flush=True)
+    for line in sys.stdin:
+        print(layout.seconds(int(line)), file=answers, flush=True)
+
+
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(
@@ -80,18 +152,28 @@ def main() -> None:
     add('--steps', type=int, default=3, help='steps a turn (default %(default)s)')
     add('--rounds', type=int, default=5, help='turns of each (default %(default)s)')
     add('--runs', nargs='*', default=[], help='run folders whose record is to be read')
+    add('--verbose', action='store_true', help='show what the two processes say')
+    add('--worker', nargs=3, default=[], help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.runs:
         print(records([Path(run) for run in args.runs]))
         return
-    jax.config.update('jax_num_cpu_devices', 2)
-    layouts = {name: Layout(args, *layout) for name, layout in LAYOUTS.items()}
+    if args.worker:
+        work(args)
+        return
+    settle(2)
+    pair = Processes(args, 2)
+    layouts: dict[str, Layout | Processes] = {
+        name: Layout(args, *layout) for name, layout in LAYOUTS.items()
+    }
+    layouts['replicated, 2 processes'] = pair
     taken: dict[str, list[float]] = {name: [] for name in layouts}
     for turn in range(args.rounds + 1):
         for name, layout in layouts.items():
             seconds = layout.seconds(args.steps)
             if turn:  # the first warms up
                 taken[name].append(seconds)
+    pair.close()
     middle = {name: statistics.median(values) for name, values in taken.items()}
     rows = [
         (
@@ -103,6 +185,7 @@ def main() -> None:
         for name in layouts
     ]
     print(timing.table(('stage 1', 'ms a step', 'ratio', 'MB a device'), rows))
+    print(timing.hardware('jax'))
 
 
 def records(runs: list[Path]) -> str:

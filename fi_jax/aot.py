@@ -100,8 +100,8 @@ def compile_run(config: Any, workdir: str | Path, topology: str) -> list[dict[st
 
 def key_of(row: Mapping[str, Any]) -> tuple[Any, ...]:
     """What tells one row of the table from another."""
-    names = ('topology', 'stage', 'res', 'batch', 'dtype', 'fsdp', 'accumulate', 'remat')
-    return tuple(row[name] for name in names)
+    names = ('topology', 'stage', 'res', 'batch', 'dtype', 'fsdp', 'accumulate', 'remat', 'level')
+    return tuple(row.get(name) for name in names)
 
 
 def describe(topology: str) -> tuple[str, Sequence[Any]]:
@@ -125,6 +125,8 @@ def describe(topology: str) -> tuple[str, Sequence[Any]]:
     os.environ.setdefault('TPU_ACCELERATOR_TYPE', 'v5litepod-4')
     os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')
     os.environ.setdefault('TPU_WORKER_ID', '0')
+    # It would also let one process of a machine in alone, which compilers need not be.
+    os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
     try:
         found = topologies.get_topology_desc(
             topology, platform='tpu', **TOPOLOGY_OPTIONS.get(kind, {})
@@ -171,6 +173,7 @@ def measure(config: Any, stage: str, devices: Sequence[Any], kind: str) -> dict[
     row: dict[str, Any] = {
         'stage': stage, 'res': config.res, 'batch': config.batch_size, 'dtype': config.dtype,
         'fsdp': mesh.shape['fsdp'], 'accumulate': config.accumulate, 'remat': config.remat,
+        'level': jax.config.values['jax_optimization_level'],
         'matmul_flops': flops / mesh.size, 'matmul_flops_mean': mean / mesh.size,
         'state_bytes': sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)),
     }  # fmt: skip
@@ -180,9 +183,11 @@ def measure(config: Any, stage: str, devices: Sequence[Any], kind: str) -> dict[
     except jax.errors.JaxRuntimeError as error:
         if 'RESOURCE_EXHAUSTED' not in str(error):
             raise
-        said = re.search(r'Used ([\d.]+)([MG]) of', str(error))
-        used = float(said[1]) * {'M': 2**20, 'G': 2**30}[said[2]] if said else math.nan
-        return row | {'fits': False, 'hbm_bytes': used}
+        row |= {'fits': False, 'compile_s': time.perf_counter() - begin}
+        # 'Used 20.5G of 15.75G hbm', or '... temporaries (20.00G) exceeds available HBM'.
+        if said := re.search(r'(?:Used |\()([\d.]+)([KMGT])\b', str(error)):
+            row['hbm_bytes'] = float(said[1]) * 1024 ** ('KMGT'.index(said[2]) + 1)
+        return row
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
     used = (
         memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
@@ -242,6 +247,7 @@ def as_text(rows: Sequence[Mapping[str, Any]]) -> str:
         ('bound ms', 9, lambda r: f'{1e3 * r["bound_s"]:.2f} {r["bound_by"][0]}'),
         ('days', 7, lambda r: f'{r["hours"] / 24 / ATTAINED:.2f}'),
         ('compile s', 10, lambda r: f'{r["compile_s"]:.0f}'),
+        ('level', 7, lambda r: 'full' if r['level'] == 'UNKNOWN' else r['level']),
     ]
 
     def cell(row: Mapping[str, Any], show: Callable[[Mapping[str, Any]], str]) -> str:
@@ -254,7 +260,8 @@ def as_text(rows: Sequence[Mapping[str, Any]]) -> str:
     body = [' '.join(f'{cell(r, show):>{w}}' for _, w, show in columns) for r in rows]
     note = (
         f'days: {EPOCHS} passes over CelebA at {ATTAINED:.0%} of the bound (a arithmetic, m memory,'
-        ' l links); of nets: compiled FLOPs over those of the products of the step as written'
+        ' l links); of nets: compiled FLOPs over those of the products of the step as written;'
+        ' level: JAX_OPTIMIZATION_LEVEL, of which O0 compiles quickly and keeps more in memory'
     )
     return '\n'.join([head, *body, note])
 

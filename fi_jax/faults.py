@@ -7,6 +7,7 @@ import enum
 import json
 import logging as std_logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -87,16 +88,26 @@ def contact() -> Iterator[None]:
     """A failed collective of several processes becomes HostLost: the other end is gone."""
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if not joined():
+    except Exception as error:
+        lost: BaseException | None = error
+        # A checkpoint that waited for the other in vain says only that it could not be written.
+        while lost and not _broken_contact(lost):
+            lost = lost.__cause__ or lost.__context__
+        if lost is None or not joined():
             raise
         raise HostLost(
-            f'lost contact with another process: {first_line(error)}; start all hosts again, the '
+            f'lost contact with another process: {first_line(lost)}; start all hosts again, the '
             'run resumes'
         ) from error
 
 
-def first_line(error: Exception) -> str:
+def _broken_contact(error: BaseException) -> bool:
+    # A fetched array brings the same failure as a ValueError that begins with its status.
+    status = re.match(r'(ABORTED|DEADLINE_EXCEEDED|INTERNAL|UNAVAILABLE|UNKNOWN): ', str(error))
+    return isinstance(error, jax.errors.JaxRuntimeError) or status is not None
+
+
+def first_line(error: BaseException) -> str:
     """The first words of an error, at most 300 letters."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[0] if lines else repr(error))[:300]
@@ -253,8 +264,9 @@ class HostWatch:
                 return f'{name} is dead: no sign of life for {now - beat_at:.0f} s'
             alive = now - beat_at < self._timeout / 2
             mark = told.get('mark', 0)
-            # Hosts start apart, and compile: the first step may take ten times as long.
-            patience = self._timeout * (1 if mark > 2 else 10)
+            # Hosts start apart, and compile: the first step may take ten times as long. Who is to
+            # blame leaves last: the others, whose contact then breaks, have named it before.
+            patience = self._timeout * (1 if mark > 2 else 10) * (1.5 if i == self._index else 1)
             if alive and mark < ahead and now - mark_at > patience:
                 return (
                     f'{name} hangs: another passed point {ahead} and it stands at {mark} '

@@ -7,9 +7,7 @@ if [[ ${1:-} == --dry_run ]]; then
 fi
 
 run() {
-  printf '+'
-  printf ' %q' "$@"
-  printf '\n'
+  printf '%s\n' "+$(printf ' %q' "$@")" # in one piece, for two may print at once
   [[ -n $dry_run ]] || "$@"
 }
 

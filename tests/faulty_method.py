@@ -15,14 +15,18 @@ from tests.masked_autoencoder import make as make_sound
 
 
 def make(config: Any) -> Method:
-    """config.fault: kind 'loss' | 'gradient' | 'huge', over steps first..last-1."""
+    """config.fault: kind 'batch' | 'loss' | 'gradient' | 'huge', over steps first..last-1."""
     sound, fault = make_sound(config), config.fault
     (phase,) = sound.stages['train']
 
     def loss(nets: Nets, batch: Batch, key: jax.Array, step: jax.Array):
-        total, terms = phase.loss(nets, batch, key, step)
         now = (step >= fault.first) & (step < fault.last)
-        if fault.kind == 'loss':
+        if fault.kind == 'batch':
+            batch = batch | {'image': jnp.where(now, jnp.nan, batch['image'])}
+        total, terms = phase.loss(nets, batch, key, step)
+        if fault.kind == 'batch':
+            term = jnp.zeros(())
+        elif fault.kind == 'loss':
             term = jnp.where(now, jnp.nan, 0.0)
         elif fault.kind == 'gradient':
             # The square root of 0: its value is finite, its gradient is not.

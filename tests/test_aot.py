@@ -1,13 +1,16 @@
 """Ahead-of-time compilation: what is counted, what is read off a program, and what fits."""
 
 import importlib.util
+import json
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 from fi_jax import aot
+from fi_jax.faults import Exit
 from tests import tiny_run
+from tests.processes import Program
 
 
 def flops(fn, *shapes, **kwargs):
@@ -119,10 +122,41 @@ def test_an_unknown_topology_is_refused_with_examples(topology):
         aot.describe(topology)
 
 
+def small_chip():
+    """For the program: a chip that holds the step of tests/tiny_run.py at batch 8, not at 512."""
+    aot.CHIPS['cpu'] = aot.CHIPS['v5e']._replace(hbm=10e6)
+
+
+def compile_for(topology, folder, batches, before=''):
+    """(exit code, what was printed, rows of the table) of the program, started for real."""
+    code, out = Program(
+        folder, '--config=tests/tiny_run.py', '--mode=compile', f'--topology={topology}',
+        f'--workdir={folder}', f'--config.compile.batches={batches}', before=before,
+    ).finish()  # fmt: skip
+    return code, out, {r['batch']: r for r in json.loads((folder / 'compile.json').read_text())}
+
+
+def check_what_does_not_fit(topology, folder, small, large, before=''):
+    code, out, rows = compile_for(topology, folder, f'({small},{large})', before)
+    assert code == Exit.PARTIAL, out
+    assert (rows[small]['fits'], rows[large]['fits']) == (True, False)
+    assert f'error: {topology}: train at batch {large} (32 px) does not fit' in out
+    assert f'train at batch {small}' not in out and 'Traceback' not in out
+    code, out, _ = compile_for(topology, folder, f'({large},)', before)
+    assert code == Exit.USER_ERROR and f'train at batch {large}' in out, out
+    code, out, rows = compile_for(topology, folder, f'({small},)', before)
+    assert code == Exit.DONE and set(rows) == {small, large}, out
+    return rows
+
+
+def test_exit_codes_tell_whether_all_some_or_none_fit(tmp_path):
+    check_what_does_not_fit('cpu:1', tmp_path, 8, 512, 'tests.test_aot:small_chip')
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec('libtpu') is None, reason='needs libtpu')
-def test_a_tpu_slice_is_compiled_for_and_what_is_too_large_is_told(tmp_path):
-    config = tiny_run.get_config()
-    config.compile.batches = (64, 2**22)
-    with pytest.raises(aot.SomeTooLarge, match='train at batch 4194304'):
-        aot.compile_run(config, tmp_path, 'v5e:2x2')
+def test_a_tpu_slice_is_compiled_for_and_what_its_compiler_refuses_is_a_row(tmp_path):
+    rows = check_what_does_not_fit('v5e:2x2', tmp_path, 64, 2**20)
+    assert rows[2**20]['hbm_bytes'] > aot.CHIPS['v5e'].hbm > rows[64]['hbm_bytes']
+    assert 'flops' not in rows[2**20]  # its compiler ended with RESOURCE_EXHAUSTED
+    assert rows[64]['bound_by'] == 'memory'

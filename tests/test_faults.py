@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import random
 import re
@@ -10,6 +11,7 @@ import signal
 import time
 from pathlib import Path
 
+import cv2
 import jax
 import numpy as np
 import pytest
@@ -17,6 +19,8 @@ import pytest
 from fi_jax import sharding
 from fi_jax.evaluate import load_run
 from fi_jax.faults import Exit, NonFinite
+from fi_jax.input_pipeline import landmark_shards, loader
+from fi_jax.input_pipeline.procedural import ProceduralFaces
 from fi_jax.input_pipeline.sources import make_source
 from fi_jax.methods import make_method
 from fi_jax.train import check_resume, fingerprint, fixed_settings, stage_plan, train_and_evaluate
@@ -36,12 +40,14 @@ def assert_same_state(a, b):
         np.testing.assert_array_equal(x, y)
 
 
-def losses(workdir):
-    lines = map(json.loads, (workdir / 'metrics.jsonl').read_text().splitlines())
+def losses(workdir, whole=True):
+    text = (workdir / 'metrics.jsonl').read_text()
+    # A killed process may have written half a line.
+    lines = map(json.loads, (text if whole else text[: text.rfind('\n') + 1]).splitlines())
     return [(x['step'], x['loss/reconstruct']) for x in lines if 'loss/reconstruct' in x]
 
 
-STEPS = 60
+STEPS, EVERY = 60, 10  # of tests/tiny_run.py: checkpoint.every
 
 
 @pytest.fixture(scope='module')
@@ -58,7 +64,7 @@ def unbroken(tmp_path_factory):
 
 
 def kill_and_resume(unbroken, workdir, kills, seed):
-    """SIGKILL at random moments after the first checkpoint; the end must be the unbroken one's."""
+    """SIGKILL at random moments; the end must be the unbroken one's."""
     rng = random.Random(seed)
     flags = (TINY, f'--config.steps.train={STEPS}', f'--workdir={workdir}')
     for kill in range(kills):
@@ -69,6 +75,11 @@ def kill_and_resume(unbroken, workdir, kills, seed):
         time.sleep(rng.random() * 0.2)
         process.send(signal.SIGKILL)
         assert process.finish()[0] == -signal.SIGKILL, 'it ended before the kill'
+        played = losses(workdir, whole=False)[-1][0]
+        names = [p.name for p in (workdir / 'checkpoints').iterdir()]
+        saved = max((int(name) for name in names if name.isdigit()), default=0)
+        # An interval, and the steps played while the newest checkpoint was being written.
+        assert played - saved < 2 * EVERY
     code, out = Program(workdir, *flags).finish()
     assert code == Exit.DONE and 'resumed' in out, out
     assert_same_state(state_of(unbroken), state_of(workdir))
@@ -142,6 +153,113 @@ def test_a_folder_that_cannot_be_written_ends_with_one_line(tmp_path):
     assert 'Traceback' not in out and '/proc/fi_jax_run' in out
 
 
+# ----------------------------------------------------------------------------------- the data
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """A folder of 24 faces, and the flags that train on it."""
+    folder = tmp_path / 'faces'
+    folder.mkdir()
+    for i, record in enumerate(ProceduralFaces(24, size=32)):
+        cv2.imwrite(str(folder / f'face_{i:02d}.png'), record.image[..., ::-1])
+    return folder, (TINY, '--config.data.source=folder', f'--config.data.path={folder}')
+
+
+def test_a_data_set_that_changed_on_disk_is_refused(photographs, tmp_path):
+    folder, flags = photographs
+    flags = (*flags, f'--workdir={tmp_path / "run"}')
+    assert Program(tmp_path, *flags, '--config.steps.train=4').finish()[0] == Exit.DONE
+    (folder / 'face_00.png').rename(folder / 'other.png')
+    # It may be of a split that training does not see: another one as well.
+    (folder / 'face_01.png').rename(folder / 'another.png')
+    (folder / 'face_02.png').unlink()
+    code, out = Program(tmp_path, *flags, '--config.steps.train=8').finish()
+    assert code == Exit.USER_ERROR, out
+    assert 'data set, names: ' in out and 'Traceback' not in out
+
+
+@pytest.mark.parametrize('allowed', [0.6, 0.1])
+def test_images_that_are_damaged_while_the_run_reads_them(allowed, photographs, tmp_path):
+    folder, flags = photographs
+    flags = (*flags, f'--workdir={tmp_path / "run"}', f'--config.data.max_bad_share={allowed}')
+    process = Program(tmp_path, *flags, '--config.steps.train=100000')
+    process.wait_for(tmp_path / 'run' / 'metrics.jsonl', '"step": 3,')
+    for path in sorted(folder.iterdir())[::2]:
+        path.write_bytes(path.read_bytes()[:40])
+    if allowed > 0.5:
+        process.wait_for(tmp_path / 'run' / 'log.txt', 'bad image 3')
+        process.send(signal.SIGTERM)
+    code, out = process.finish()
+    assert re.search(r'bad image 1: .*face_\d\d\.png', out), out
+    assert code == (Exit.PREEMPTED if allowed > 0.5 else Exit.USER_ERROR), out
+    assert allowed > 0.5 or 'raise data.max_bad_share' in out.strip().splitlines()[-1]
+
+
+def test_a_damaged_landmark_record_is_named_before_the_first_step(photographs, tmp_path):
+    """Landmarks are read whole at the start: what happens to them later changes nothing."""
+    folder, flags = photographs
+    points = ProceduralFaces(1, size=32)[0].landmarks
+    names = sorted(path.name for path in folder.iterdir())
+    shards = tmp_path / 'landmarks'
+    landmark_shards.write_shards(
+        (landmark_shards.LandmarkRow(name, points) for name in names), shards
+    )
+    flags = (*flags, f'--config.data.landmarks={shards}', '--config.steps.train=2')
+    code, out = Program(tmp_path, *flags, f'--workdir={tmp_path / "good"}').finish()
+    assert code == Exit.DONE, out
+    (shard,) = shards.glob('*.array_record')
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    code, out = Program(tmp_path, *flags, f'--workdir={tmp_path / "bad"}').finish()
+    assert code == Exit.USER_ERROR and 'Traceback' not in out, out
+    assert shard.name in out.strip().splitlines()[-1]
+
+
+def lose_the_disk():
+    """For the program: the thirtieth image cannot be read, in a worker's thread."""
+    sound, count = loader.decode, iter(range(1_000_000))
+
+    def decode(image, name):
+        if next(count) == 30:
+            raise OSError(errno.EIO, 'Input/output error', name)
+        return sound(image, name)
+
+    loader.decode = decode
+
+
+def test_a_data_worker_that_is_lost_ends_the_run_with_its_error(tmp_path):
+    flags = (TINY, f'--workdir={tmp_path}', '--config.steps.train=100000')
+    code, out = Program(tmp_path, *flags, before='tests.test_faults:lose_the_disk').finish()
+    assert code == Exit.USER_ERROR, out
+    assert 'Input/output error' in out.strip().splitlines()[-1]
+    (start,) = map(json.loads, (tmp_path / 'starts.jsonl').read_text().splitlines())
+    assert start['ended'] == 'OSError'
+
+
+# ------------------------------------------------------------------------------------ devices
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_another_number_of_devices_and_threads(tmp_path):
+    """Eight devices, four that cut the state, one: the losses of one device throughout."""
+    common = (TINY, '--config.batch_size=8', '--config.eval.batch_size=8')
+    whole, parts = (f'--workdir={tmp_path / name}' for name in ('whole', 'parts'))
+    code, out = Program(tmp_path, *common, whole, '--config.steps.train=9').finish()
+    assert code == Exit.DONE, out
+    for end, devices, threads, fsdp in ((3, 8, 1, 1), (6, 4, 4, 0), (9, 1, 2, 1)):
+        code, out = Program(
+            tmp_path, *common, parts, f'--config.steps.train={end}',
+            f'--config.data.num_threads={threads}', f'--config.mesh.fsdp={fsdp}',
+            '--config.mesh.fsdp_min_size=64', devices=devices,
+        ).finish()  # fmt: skip
+        assert code == Exit.DONE, out
+    steps, values = zip(*losses(tmp_path / 'parts'), strict=True)
+    assert steps == tuple(range(1, 10))
+    np.testing.assert_allclose(values, [v for _, v in losses(tmp_path / 'whole')], rtol=1e-5)
+
+
 # ------------------------------------------------------------------------------------------ NaN
 
 
@@ -154,7 +272,13 @@ def faulty(kind, first, last, steps=8):
 
 
 @pytest.mark.parametrize(
-    ('kind', 'named'), [('loss', 'bad_term'), ('gradient', 'grad_norm/reconstruct/autoencoder')]
+    ('kind', 'named'),
+    [
+        ('batch', "'l1'"),
+        ('loss', 'bad_term'),
+        ('gradient', 'grad_norm/reconstruct/autoencoder'),
+        ('huge', 'bad_term'),
+    ],
 )
 def test_a_step_that_is_not_finite_is_skipped_counted_and_named(kind, named, tmp_path, caplog):
     state = train_and_evaluate(faulty(kind, 3, 4), tmp_path)
@@ -243,3 +367,16 @@ def test_a_changed_rate_is_told_and_kept_in_the_folder(unbroken, tmp_path):
     code, out = Program(tmp_path, *flags, '--config.seed=1').finish()
     assert code == Exit.USER_ERROR and 'seed: 0 -> 1' in out
     assert json.loads((workdir / 'config.json').read_text())['seed'] == 0
+
+
+def test_each_line_of_the_table_of_faults_names_its_tests():
+    root = Path(__file__).parents[1]
+    text = (root / 'docs' / 'operations.md').read_text()
+    lines = text.partition('| fault |')[2].partition('\n\n')[0].splitlines()[2:]
+    assert len(lines) > 20
+    for line in lines:
+        for item in line.split('|')[4].split(';'):
+            file, _, words = item.strip().partition(': ')
+            tests = re.findall(r'def (test_\w+)', (root / f'tests/test_{file}.py').read_text())
+            for word in words.split(', '):
+                assert any(word in test for test in tests), f'tests/test_{file}.py -k {word}'

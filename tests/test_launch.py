@@ -122,6 +122,24 @@ def test_the_job_of_the_set_keeps_to_the_schema_of_kubernetes():
     validate.validate(json.loads(json.dumps(whole)), '1.33', strict=True)
 
 
+def test_the_set_keeps_to_the_schema_of_job_sets():
+    """The fields that its definition, jobset.x-k8s.io/v1alpha2, knows and those it demands."""
+    manifest = job_set()
+    assert set(manifest) == {'apiVersion', 'kind', 'metadata', 'spec'}
+    assert (manifest['apiVersion'], manifest['kind']) == ('jobset.x-k8s.io/v1alpha2', 'JobSet')
+    assert re.fullmatch(r'[a-z0-9]([-a-z0-9]*[a-z0-9])?', manifest['metadata']['name'])
+    spec = manifest['spec']
+    assert set(spec) == {'failurePolicy', 'replicatedJobs'}
+    assert set(spec['failurePolicy']) == {'maxRestarts', 'rules'}
+    for rule in spec['failurePolicy']['rules']:
+        assert set(rule) == {'name', 'action', 'onJobFailureReasons'}
+        assert re.fullmatch(r'[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?', rule['name'])
+        assert rule['action'] in ('FailJobSet', 'RestartJobSet')
+    for job in spec['replicatedJobs']:
+        assert set(job) == {'name', 'replicas', 'template'}
+        assert set(job['template']) == {'spec'}
+
+
 def test_xpk_gets_the_same_command():
     code, ((*command,),), _ = dry('gke.sh', '--dry_run', 'r', 'i', *TRAIN, XPK_CLUSTER='c')
     assert code == 0 and command[:3] == ['xpk', 'workload', 'create']
