@@ -6,6 +6,8 @@ import io
 import json
 import os
 import pickle
+import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -526,6 +528,25 @@ def test_all_splits_of_a_packed_data_set_and_a_slice(packed):
     whole = sources.tfds_source('my_faces', 'all', str(out))
     assert len({whole[i].name for i in range(len(whole))}) == 30
     assert len(sources.tfds_source('my_faces', 'train[:5]', str(out))) == 5
+
+
+def test_damaged_records_of_a_packed_data_set_are_bad_images_and_named(packed, tmp_path):
+    shutil.copytree(packed[0], tmp_path / 'out')
+    (path,) = (tmp_path / 'out').rglob('*train*array_record*')
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 64] = bytes(64)
+    path.write_bytes(data)
+    source = sources.tfds_source('my_faces', 'train', str(tmp_path / 'out'))
+    bad = []
+    for i in range(len(source)):
+        try:
+            record = source[i]
+            sources.decode(record.image, record.name)
+        except sources.BadImage as error:
+            bad.append(str(error))
+    assert bad
+    assert any(re.search(r'record \d+ of train is damaged .*prepare', text) for text in bad)
 
 
 def test_what_tfds_has_not_is_named(packed, tmp_path):

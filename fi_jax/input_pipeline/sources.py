@@ -331,7 +331,14 @@ class _Tfds:
     def __getitem__(self, index: int) -> Record:
         if not -len(self) <= index < len(self):
             raise IndexError(f'index {index} of {len(self)} records')
-        example = self._data[int(index) % len(self)]
+        try:
+            example = self._data[int(index) % len(self)]
+        except RuntimeError as error:  # ArrayRecord's own word for a damaged file
+            folder, split = self._pickled
+            why = ' '.join(str(error).split())[:120]
+            raise BadImage(
+                f'{folder}: record {index} of {split} is damaged ({why}); prepare the set again'
+            ) from error
         image = example[self._image]
         if self._name is None:
             raw = image if isinstance(image, bytes) else np.ascontiguousarray(image).tobytes()
