@@ -17,6 +17,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import cv2
 import jax
 import numpy as np
 from ml_collections import ConfigDict
@@ -28,17 +29,10 @@ from fi_jax.input_pipeline import extract_landmarks
 from fi_jax.input_pipeline.augment import bend
 from fi_jax.input_pipeline.loader import EvalExamples, eval_batches
 from fi_jax.input_pipeline.sources import make_source
+from fi_jax.metrics.landmarks import inside
 from fi_jax.sample import edited
 from fi_jax.state import bind_ema
 from fi_jax.writers import save_png
-
-
-def hidden(points: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    """Which points (68,2) lie inside the hole (H,W,1)."""
-    x, y = np.rint(points).astype(int).T
-    height, width = hole.shape[:2]
-    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    return inside & (hole[y.clip(0, height - 1), x.clip(0, width - 1), 0] > 0)
 
 
 class Finder:
@@ -65,7 +59,7 @@ def measure(
             if here is None:
                 continue
             detected += 1
-            where = hidden(points, holes[i])
+            where = np.asarray(inside(jax.numpy.asarray(points), jax.numpy.asarray(holes[i]))) > 0
             scale = np.linalg.norm(asked['none'][i][45] - asked['none'][i][36])
             errors += list(np.linalg.norm(here - points, axis=1)[where] / scale)
             if before is not None and edit != 'none':
@@ -90,6 +84,7 @@ def main() -> None:
     parser.add_argument('--holes', default='centre')
     parser.add_argument('--limit', type=int, default=100)
     parser.add_argument('--strength', type=float, default=1.0)
+    parser.add_argument('--blur', type=float, default=0.0, help='of the bent photos, sigma, pixels')
     args = parser.parse_args()
 
     config = ConfigDict(json.loads((Path(args.workdir) / 'config.json').read_text()))
@@ -129,6 +124,8 @@ def main() -> None:
             for i in known:
                 points = batch['landmarks'][i]
                 photo, at = bend(batch['image'][i], points, led['landmarks'][i] - points)
+                if args.blur:
+                    photo = cv2.GaussianBlur(photo, (0, 0), args.blur)
                 bent[edit].append(find(photo))
                 went[edit].append(at)
             sheet[edit] += list(images[known])
