@@ -210,7 +210,7 @@ def under(points: np.ndarray, hole: np.ndarray) -> np.ndarray:
 def predictor_rows(args: argparse.Namespace, run: str, kind: str) -> dict[str, np.ndarray]:
     """Points (N,68,2) of a run in pixels of the stored images, and its scores (N,)."""
     from fi_jax import predict, sharding
-    from fi_jax.evaluate import load_run
+    from fi_jax.runs import load_run
 
     config = make_config(args)
     trained = json.loads((Path(run) / 'config.json').read_text())
@@ -369,7 +369,7 @@ def speed(args: argparse.Namespace) -> None:
     import jax
 
     from fi_jax import sharding, steps
-    from fi_jax.evaluate import load_run
+    from fi_jax.runs import load_run
     from fi_jax.state import example_batch
 
     config = make_config(args)

@@ -22,11 +22,11 @@ import optax
 
 from configs import landmarks
 from fi_jax import features, sharding
-from fi_jax.evaluate import load_run
 from fi_jax.input_pipeline.loader import EvalExamples, Tolerant, eval_batches, train_iterator
 from fi_jax.input_pipeline.sources import make_source
 from fi_jax.methods.landmarks import Landmarks
 from fi_jax.nets.shapes import DIM, Flow, LowRankMixture
+from fi_jax.runs import load_run
 from fi_jax.state import bind_ema
 
 HEADS = {

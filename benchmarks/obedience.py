@@ -4,16 +4,18 @@
 
 Takes test faces of the run's own data with known landmarks, completes each as it is and with each
 edit of `fi_jax.landmarks.EDITS`, all at the prior's mean, and lets MediaPipe find the points of the
-results, which it has not seen before. Prints, for the points inside the hole: the error against
-what was asked, in inter-ocular distances, and how far the points went along with the edit. Beside
-it the same of the photo itself, bent to the edited points: what the detector sees of a move that
-was really made. Writes a sheet of the first faces.
+results, which it has not seen before; with --reader=RUN a frozen run of configs/landmarks.py as
+well, which sees small faces better. Prints, for the points inside the hole: the error against what
+was asked, in inter-ocular distances, and how far the points went along with the edit. Beside it the
+same of the photo itself, bent to the edited points: what the detector sees of a move that was
+really made. Writes a sheet of the first faces.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,27 +26,52 @@ from ml_collections import ConfigDict
 
 from fi_jax import features, pictures, sharding
 from fi_jax import landmarks as lm
-from fi_jax.evaluate import load_run
 from fi_jax.input_pipeline import extract_landmarks
 from fi_jax.input_pipeline.augment import bend
 from fi_jax.input_pipeline.loader import EvalExamples, eval_batches
 from fi_jax.input_pipeline.sources import make_source
 from fi_jax.metrics.landmarks import inside
+from fi_jax.runs import load_predictor, load_run
 from fi_jax.sample import edited
 from fi_jax.state import bind_ema
 from fi_jax.writers import save_png
 
+_TILE = 112
+# Images (B,H,W,3) uint8 -> the points (68,2) of each, None where no face was found.
+Finder = Callable[[np.ndarray], list[np.ndarray | None]]
 
-class Finder:
-    """The independent detector, on small completions."""
 
-    def __init__(self, model: str):
-        spec = extract_landmarks.DetectorSpec('mediapipe', model=model)
-        self._detector = extract_landmarks.make_detector(spec)
+def mediapipe(model: str) -> Finder:
+    """The independent detector."""
+    spec = extract_landmarks.DetectorSpec('mediapipe', model=model)
+    detector = extract_landmarks.make_detector(spec)
 
-    def __call__(self, image: np.ndarray) -> np.ndarray | None:
-        faces, _ = extract_landmarks.search(image, 'completion', self._detector)
+    def one(image: np.ndarray) -> np.ndarray | None:
+        faces, _ = extract_landmarks.search(image, 'completion', detector)
         return extract_landmarks.main_face(faces, image.shape[:2]).points if faces else None
+
+    return lambda images: [one(image) for image in images]
+
+
+def reader(run: str, mesh: Any) -> Finder:
+    """A landmark predictor on whole faces: it always answers."""
+    config, method, nets, _ = load_predictor(run, '--reader', mesh)
+    assert method.predictor is not None
+    predict = method.predictor.predict
+
+    @jax.jit
+    def points(images: jax.Array) -> jax.Array:
+        image = features.to_float(images)
+        seen = {'image': image, 'masked': image, 'hole': jax.numpy.zeros_like(image[..., :1])}
+        noise = jax.numpy.zeros((len(images), 1, method.noise_dim))
+        return predict(bind_ema(method, nets), seen, noise)['points']
+
+    def find(images: np.ndarray) -> list[np.ndarray | None]:
+        if images.shape[1] != config.res:
+            raise ValueError(f'--reader={run}: sees {config.res} px, not {images.shape[1]}')
+        return list(np.asarray(points(images)))
+
+    return find
 
 
 def measure(
@@ -81,6 +108,7 @@ def main() -> None:
     )
     parser.add_argument('--workdir', required=True)
     parser.add_argument('--model', default='', help='face_landmarker.task')
+    parser.add_argument('--reader', default='', help='a run of configs/landmarks.py')
     parser.add_argument('--holes', default='centre')
     parser.add_argument('--limit', type=int, default=100)
     parser.add_argument('--strength', type=float, default=1.0)
@@ -93,7 +121,9 @@ def main() -> None:
     method, state = load_run(config, args.workdir, mesh)
     source = make_source(config.data, 'test')
     examples = EvalExamples(source, config, args.holes, args.limit, 16)
-    find = Finder(args.model)
+    finders = {'MediaPipe': mediapipe(args.model)}
+    if args.reader:
+        finders['reader'] = reader(args.reader, mesh)
 
     @jax.jit
     def complete(nets: Any, batch: features.Batch) -> jax.Array:
@@ -106,41 +136,49 @@ def main() -> None:
 
     edits = ('none', *lm.EDITS)
     asked: dict[str, list[np.ndarray]] = {e: [] for e in edits}
-    found: dict[str, list[np.ndarray | None]] = {e: [] for e in edits}
-    bent: dict[str, list[np.ndarray | None]] = {e: [] for e in edits}
+    completed: dict[str, list[np.ndarray]] = {e: [] for e in edits}
+    bent: dict[str, list[np.ndarray]] = {e: [] for e in edits}
     went: dict[str, list[np.ndarray]] = {e: [] for e in edits}
     holes: list[np.ndarray] = []
-    sheet: dict[str, list[np.ndarray]] = {name: [] for name in ('input', *edits, 'truth')}
+    columns = [name for e in edits for name in (f'told: {e}', e)]
+    sheet: dict[str, list[np.ndarray]] = {name: [] for name in (*columns, 'truth')}
     for batch in eval_batches(examples, config, 16, 0, 1):
         known = np.flatnonzero(batch['has_landmarks'] * batch['weight'])
         holes += [batch['hole'][i] for i in known]
-        sheet['input'] += list(pictures.with_hole(batch['image'], batch['hole'])[known])
+        damaged = pictures.with_hole(batch['image'], batch['hole'])[known]
         sheet['truth'] += list(batch['image'][known])
         for edit in edits:
             led = batch if edit == 'none' else edited(batch, edit, args.strength)
-            images = np.asarray(complete(state.nets, led))
+            images = np.asarray(complete(state.nets, led))[known]
             asked[edit] += [led['landmarks'][i] for i in known]
-            found[edit] += [find(images[i]) for i in known]
+            completed[edit] += list(images)
             for i in known:
                 points = batch['landmarks'][i]
                 photo, at = bend(batch['image'][i], points, led['landmarks'][i] - points)
                 if args.blur:
                     photo = cv2.GaussianBlur(photo, (0, 0), args.blur)
-                bent[edit].append(find(photo))
+                bent[edit].append(photo)
                 went[edit].append(at)
-            sheet[edit] += list(images[known])
+            sheet[edit] += list(images)
+            told = zip(damaged, led['landmarks'][known], strict=True)
+            sheet[f'told: {edit}'] += [
+                pictures.with_face(x, p, (255, 60, 60), _TILE) for x, p in told
+            ]
 
-    rows = measure(found, asked, holes)
-    photos = measure(bent, went, holes)
     print(f'{len(holes)} faces, holes {args.holes}, strength {args.strength}; points in the hole')
-    print(f'{"":20s}{"detected":>10s}{"NME":>8s}{"slope":>8s}{"correlation":>13s}')
-    for name in edits:
-        for title, row in ((name, rows[name]), ('  the photo, bent', photos[name])):
-            cells = f'{row["detected"]:10.3f}{row["nme"]:8.4f}'
-            if 'slope' in row:
-                cells += f'{row["slope"]:8.2f}{row["correlation"]:13.2f}'
-            print(f'{title:20s}{cells}')
-    page = pictures.grid(list(sheet), [np.stack(column[:10]) for column in sheet.values()], 128)
+    for finder, find in finders.items():
+        found, photos = (
+            measure({e: find(np.stack(x)) for e, x in images.items()}, points, holes)
+            for images, points in ((completed, asked), (bent, went))
+        )
+        print(f'{finder:20s}{"detected":>10s}{"NME":>8s}{"slope":>8s}{"correlation":>13s}')
+        for name in edits:
+            for title, row in ((name, found[name]), ('  the photo, bent', photos[name])):
+                cells = f'{row["detected"]:10.3f}{row["nme"]:8.4f}'
+                if 'slope' in row:
+                    cells += f'{row["slope"]:8.2f}{row["correlation"]:13.2f}'
+                print(f'{title:20s}{cells}')
+    page = pictures.grid(list(sheet), [np.stack(column[:10]) for column in sheet.values()], _TILE)
     path = Path(args.workdir) / f'obedience_{args.holes}.png'
     save_png(path, page)
     print(f'sheet: {path}')

@@ -36,7 +36,8 @@ from benchmarks import timing
 
 # Nothing heavy above: each worker process reads this file anew and imports its own system alone.
 
-PARITY_STEP = 208  # a multiple of r1_every, in the middle of the ramp of the KL
+# A multiple of r1_every, in the middle of the ramp of the KL, whose draws tell neighbours both.
+PARITY_STEP = 192
 MATMUL_SIZE = 2048
 TOLERANCE = 1e-4
 # Of gradients and what follows from them: an untrained critic's is the small difference of what
@@ -133,19 +134,19 @@ class JaxStep:
         return count_flops(jaxpr, min), count_flops(jaxpr, max)
 
     def noise(self, step: int) -> tuple[np.ndarray, ...]:
-        """What the step draws: who is told the landmarks, then noise of (z, V) for each path."""
+        """What the step draws, as `TorchKeypoint.draw`: who is told the landmarks, then noise."""
         import jax
 
         from fi_jax import rng
 
         net, rows = self._config.nets, self._config.batch_size
-        phase = {'stage1': 'reconstruct', 'stage2': 'all'}[self._stage]
-        key = rng.key(self._config.seed, f'train/{self._stage}/{phase}/0', step)
-        key, key_guide = jax.random.split(key)
-        keep = jax.random.bernoulli(key_guide, 1.0 - self._config.guide_dropout, (rows,))
+        names = [phase.name for phase in self.method.stages[self._stage]]
+        keys = [rng.key(self._config.seed, f'train/{self._stage}/{n}/0', step) for n in names]
+        (key, *_), told = zip(*(jax.random.split(key) for key in keys), strict=True)
+        keep = [jax.random.bernoulli(k, 1.0 - self._config.guide_dropout, (rows,)) for k in told]
         paths = [key] if self._stage == 'stage1' else jax.random.split(key)
         sizes = (net.z_dim, 2 * net.v_dim)
-        return np.asarray(keep, np.float32), *(
+        return np.stack(keep).astype(np.float32), *(
             np.asarray(jax.random.normal(k, (rows, size)))
             for path in paths
             for k, size in zip(jax.random.split(path), sizes, strict=True)
@@ -211,6 +212,7 @@ def relative_error(ours: Any, theirs: Any) -> float:
 def parity(config: Any, stage: str, batch: Any, subpixel: bool = False) -> dict[str, float]:
     """Relative errors of PyTorch against JAX on one step: each term, and each net's gradient.
 
+    A term that is 0 in both says nothing, and is left out.
     The gradients are read from Adam's first moment: they are those the compiled step has used.
     """
     import jax
@@ -231,7 +233,7 @@ def parity(config: Any, stage: str, batch: Any, subpixel: bool = False) -> dict[
     errors = {
         name: relative_error(value, metrics[name])
         for name, value in terms.items()
-        if name in metrics
+        if name in metrics and (value or metrics[name])
     }
     for name in theirs.moving:
         net, moments = theirs.nets[name], theirs.optimizers[name].state

@@ -287,7 +287,7 @@ class FaceGenerator(Named):
 
 
 class Critic(Named):
-    """(B,3 or 4,H,W) -> scores (B,)."""
+    """(B,channels,H,W) -> scores (B,)."""
 
     def __init__(self, widths: Sequence[int], channels: int, res: int):
         super().__init__()
@@ -328,7 +328,7 @@ def build(config: Any) -> dict[str, nn.Module]:
         ),
         'prior': Extractor(net.prior, SEEN, res, net.z_dim),
         'd_global': Critic(net.d_global, 3, res),
-        'd_local': Critic(net.d_local, 4, res // 2),
+        'd_local': Critic(net.d_local, 4 + GUIDE_CHANNELS, res // 2),
     }
     layout: dict[str, Any] = {'memory_format': torch.channels_last}
     return {name: module.to(**layout) for name, module in nets.items()}
@@ -362,6 +362,8 @@ def prepare(batch: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
     image = out['image'] = out['image'] / 127.5 - 1.0
     out['masked'] = image * (1.0 - out['hole'])
     out['face_part'] = image * out['face_mask'] - (1.0 - out['face_mask'])
+    known = out['has_landmarks'][:, None, None] > 0
+    out['landmarks'] = torch.where(known, out['landmarks'], 0.0)  # unknown, they may be NaN
     return out
 
 
@@ -390,22 +392,43 @@ def bce(logits: Tensor, target: Tensor) -> Tensor:
     return F.softplus(logits) - target * logits
 
 
+def critic_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """Non-saturating logistic, from scores of real and fake images."""
+    return F.softplus(fake) + F.softplus(-real)
+
+
 def twins(batch: Batch) -> dict[str, Tensor]:
     """Every other example twice, as neighbours."""
     return {name: x[::2].repeat_interleave(2, dim=0) for name, x in batch.items()}
 
 
-def see(batch: Batch, keep: Tensor) -> dict[str, Tensor]:
-    """The batch with `seen` (B,SEEN,H,W): masked, hole, and the points of those told them."""
-    points, side = batch['landmarks'], batch['hole'].shape[2]
-    at, radius = torch.arange(side, dtype=torch.float32), max(1.0, side / 128)
+def swapped(x: Tensor) -> Tensor:
+    """Each example in the place of its neighbour."""
+    return x.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
+
+
+def bumps(points: Tensor, side: int, radius: float) -> tuple[Tensor, Tensor]:
+    """Rows and columns (B,68,side) whose products are Gaussian bumps at the points (B,68,2)."""
+    at = torch.arange(side, dtype=torch.float32)
     x, y = (torch.exp(-(((points[:, :, i, None] - at) / radius) ** 2)) for i in (0, 1))
+    return y, x
+
+
+def near_landmarks(landmarks: Tensor, side: int) -> Tensor:
+    """How near each pixel is to the landmarks; (B,1,H,W) in [0,1]."""
+    return torch.einsum('bph,bpw->bhw', *bumps(landmarks, side, side / 20)).clamp(max=1.0)[:, None]
+
+
+def tell(batch: Batch, keep: Tensor) -> dict[str, Tensor]:
+    """The batch with `guide`, the points of those told them, and `seen`: masked, hole, guide."""
+    side = batch['hole'].shape[2]
+    y, x = bumps(batch['landmarks'], side, max(1.0, side / 128))
     maps = [torch.einsum('bph,bpw->bhw', y[:, r], x[:, r]) for r in GUIDE_REGIONS]
     soft = torch.stack(maps, 1).clamp(max=1.0)
     told = (batch['has_landmarks'] * keep)[:, None, None, None]
     guide = torch.cat([soft, torch.ones_like(soft[:, :1])], 1) * told
     seen = torch.cat([batch['masked'], batch['hole'], guide], 1)
-    return {**batch, 'seen': seen.contiguous(memory_format=torch.channels_last)}
+    return {**batch, 'guide': guide, 'seen': seen.contiguous(memory_format=torch.channels_last)}
 
 
 def composite(output: Tensor, batch: Batch) -> Tensor:
@@ -429,6 +452,11 @@ def crop_at_hole(x: Tensor, hole: Tensor, size: int) -> Tensor:
     start = (centre.round() - size // 2).clamp(0, length - size).int().tolist()
     windows = [x[i, :, t : t + size, s : s + size] for i, (t, s) in enumerate(start)]
     return torch.stack(windows).contiguous(memory_format=torch.channels_last)
+
+
+def local_view(image: Tensor, hole: Tensor, guide: Tensor) -> Tensor:
+    """What D_local sees: image, hole and guide, cropped around the hole."""
+    return crop_at_hole(torch.cat([image, hole, guide], 1), hole, image.shape[-1] // 2)
 
 
 class Path(NamedTuple):
@@ -492,10 +520,13 @@ class TorchKeypoint:
                 a.copy_(p.detach())
 
     def draw(self, rows: int) -> tuple[Tensor, ...]:
-        """What a step draws: who is told the landmarks, then noise of (z, V) for each path."""
-        net = self._config.nets
-        keep = (torch.rand(rows) >= self._config.guide_dropout).float()
-        sizes = (net.z_dim, 2 * net.v_dim) * (1 if self._stage == 'stage1' else 2)
+        """What a step draws: who is told the landmarks, (phases, rows); noise of each path's z, V.
+
+        As many phases as paths: stage 1 reconstructs on R; stage 2 plays all on R and S, then R1.
+        """
+        net, count = self._config.nets, 1 if self._stage == 'stage1' else 2
+        keep = (torch.rand(count, rows) >= self._config.guide_dropout).float()
+        sizes = (net.z_dim, 2 * net.v_dim) * count
         return keep, *(torch.randn(rows, size) for size in sizes)
 
     def step(
@@ -504,13 +535,13 @@ class TorchKeypoint:
         """One training step on a batch of the pipeline; the lazy penalty plays on its schedule."""
         b = prepare(batch)
         keep, *noise = noise or self.draw(len(b['image']))
-        b = see(b, keep)
+        told = tell(b, keep[0])
         if self._stage == 'stage1':
-            logs = self._move('reconstruct', self.moving, *self._reconstruct(b, *noise))
+            logs = self._move('reconstruct', self.moving, *self._reconstruct(told, *noise))
         else:
-            logs = self._move('all', self.moving, *self._play(b, *noise))
+            logs = self._move('all', self.moving, *self._play(told, *noise))
             if self.count % self._config.r1_every == 0:
-                logs |= self._move('r1', CRITICS, *self._r1(b))
+                logs |= self._move('r1', CRITICS, *self._r1(tell(b, keep[1])))
         self._average(len(b['image']))
         self.count += 1
         return logs
@@ -591,6 +622,11 @@ class TorchKeypoint:
         }
         return {name: (row * known).sum() / total for name, row in rows.items()}
 
+    def _features_term(self, error: Tensor, b: Batch) -> Tensor:
+        near, known = near_landmarks(b['landmarks'], error.shape[-1]), b['has_landmarks']
+        each = masked_mean(error, near * b['hole'])
+        return (each * known).sum() / known.sum().clamp(min=1.0)
+
     def _reconstruct_terms(
         self, posterior: Style, prior: Style, path: Path, b: Batch, ramp: float
     ) -> tuple[Tensor, Terms]:
@@ -600,6 +636,7 @@ class TorchKeypoint:
         terms = {
             'l1_hole': masked_mean(error, hole).mean(),
             'l1_visible': masked_mean(error, 1 - hole).mean(),
+            'l1_features': self._features_term(error, b),
             **maps,
         }
         kl_z = kl_gaussian(*posterior, *prior)
@@ -614,8 +651,7 @@ class TorchKeypoint:
     def _view(self, name: str, image: Tensor, b: Batch) -> Tensor:
         if name == 'd_global':
             return image
-        with_hole = torch.cat([image, b['hole']], 1)
-        return crop_at_hole(with_hole, b['hole'], image.shape[-1] // 2)
+        return local_view(image, b['hole'], b['guide'])
 
     def _scores(self, image: Tensor, b: Batch, frozen: bool) -> Terms:
         def call(name: str) -> Any:
@@ -633,9 +669,8 @@ class TorchKeypoint:
         mean, _ = self._frozen('extractor', fake)
         weight = (b['hole'].mean(dim=(1, 2, 3)) / 0.25).clamp(max=1.0)
         total = weight.sum().clamp(min=1e-6)
-        of_twin = path.z.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
         own = ((mean - path.z).abs().mean(-1) * weight).sum() / total
-        other = ((mean - of_twin).abs().mean(-1) * weight).sum() / total
+        other = ((mean - swapped(path.z)).abs().mean(-1) * weight).sum() / total
         return {'latent': own, 'latent_shuffled': other}
 
     def _diversity_terms(self, s: Path, hole: Tensor) -> Terms:
@@ -663,14 +698,18 @@ class TorchKeypoint:
     def _critic_terms(self, fake: Tensor, b: Batch, t: Batch) -> tuple[Tensor, Terms]:
         on_real = self._scores(b['image'], b, frozen=False)
         on_fake = self._scores(fake, t, frozen=False)
-        terms = {
-            f'critic/{name}': (F.softplus(on_fake[name]) + F.softplus(-on_real[name])).mean()
-            for name in CRITICS
-        }
-        margins = {
-            f'critic/{name}_margin': (on_real[name] - on_fake[name]).mean() for name in CRITICS
-        }
-        return torch.stack(list(terms.values())).sum(), terms | margins
+        terms = {name: critic_loss(on_real[name], on_fake[name]).mean() for name in CRITICS}
+        margins = {f'{name}_margin': (on_real[name] - on_fake[name]).mean() for name in CRITICS}
+        total = torch.stack(list(terms.values())).sum()
+        if (weight := self._config.loss.mismatch) > 0:
+            guide = swapped(b['guide'])
+            both = (b['guide'] * guide)[:, -1, 0, 0]
+            on_other = self.nets['d_local'](local_view(b['image'], b['hole'], guide))
+            each = critic_loss(on_real['d_local'], on_other)
+            mismatch = (each * both).sum() / both.sum().clamp(min=1.0)
+            terms['d_local_mismatch'] = mismatch
+            total = total + weight * mismatch
+        return total, {f'critic/{name}': value for name, value in (terms | margins).items()}
 
     def _r1(self, b: Batch) -> tuple[Tensor, Terms]:
         terms = {}

@@ -87,7 +87,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         'loss.mask': 1.0,
         'loss.adv_global': 0.001,
         'loss.adv_local': 0.001,
+        'loss.l1_features': 0.0,
         'loss.anchor': 0.0,
+        'loss.mismatch': 0.0,
         'loss.diversity': 0.0,
         'loss.free_bits': 0.0,
         'optim.lr': 1e-4,
@@ -124,7 +126,7 @@ def base(res: int, tiny: bool) -> ConfigDict:
     c.latent_through = 'image'  # 'all': the latent L1 moves the decoded maps as well
     # Of z: 'visible', read off the visible pixels; 'normal', N(0,I); 'sigma_by_hole'.
     c.prior = 'visible'
-    c.guide_dropout = 0.5  # share of training examples that are not told their landmarks
+    c.guide_dropout = 0.4  # share of training examples that are not told their landmarks
     # Who leads a completion: 'fen', the embedding network alone; 'user', those of data.landmarks;
     # 'predictor', the points that a run of configs/landmarks.py finds; 'predictor_sample', a shape
     # that it draws for each sample.
@@ -144,7 +146,7 @@ def base(res: int, tiny: bool) -> ConfigDict:
             hidden=32 if tiny else 256,
             loss='laplace',  # 'l2norm': the norm of the whole error, as LaFIn
             # Distributions of whole shapes to fit: gaussian, mixture, flow; the first one is drawn.
-            shapes=('mixture',),
+            shapes=('flow',),
             components=4,
             basis=48,
             rank=24,
@@ -156,6 +158,7 @@ def base(res: int, tiny: bool) -> ConfigDict:
         dict(
             l1_hole=1.0,
             l1_visible=1.0,
+            l1_features=1.0,  # inside the hole, near the landmarks
             part=0.5,
             mask=0.5,
             landmark=0.5,
@@ -168,6 +171,7 @@ def base(res: int, tiny: bool) -> ConfigDict:
             anchor_zone=0.25,  # of [-1,1], free of charge
             adv_global=0.01,
             adv_local=0.01,
+            mismatch=0.5,  # real images under others' landmarks, to D_local; fakes count 1
             r1=0.0006 * res**2 / 16,
             gradient_penalty=10.0,
             diversity=0.1,
@@ -202,12 +206,15 @@ def base(res: int, tiny: bool) -> ConfigDict:
                 rotate=0.0,
                 scale=0.0,
                 shift=0.0,
+                still=0.0,
                 bend=0.0,
                 colour=0.0,
                 blur=0.0,
                 noise=0.0,
                 occlusion=0.0,
             ),
+            # Over faces that were bent: what hides them, so that the told points alone know of it.
+            bent_holes=dict(centre=1.0, eyes=1.0, mouth=1.0, lower_half=1.0, whole_face=1.0),
             holes=dict(
                 centre=0.30,
                 rectangle=0.20,

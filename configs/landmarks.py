@@ -27,6 +27,10 @@ SETTINGS = {
     'data.augment.rotate': 20.0,
     'data.augment.scale': 0.3,
     'data.augment.shift': 0.12,
+    'data.augment.still': 0.5,
+    'data.augment.bend': 0.2,
+    # A bent face is to be read, not guessed: faces are not bent to what is likely.
+    'data.bent_holes': ConfigDict({'none': 1.0}),
     'data.augment.colour': 0.3,
     'data.augment.blur': 1.2,
     'data.augment.noise': 12.0,

@@ -68,6 +68,16 @@ def draw_landmarks(landmarks: jax.Array, size: tuple[int, int]) -> jax.Array:
     return near.astype(jnp.float32)[..., None]
 
 
+def _bumps(points: jax.Array, size: tuple[int, int], radius: float) -> tuple[jax.Array, jax.Array]:
+    """Rows (B,H,68) and columns (B,W,68) whose products are Gaussian bumps at the points."""
+
+    def along(places: jax.Array, length: int) -> jax.Array:
+        away = (places[:, None, :] - jnp.arange(length)[None, :, None]) / radius
+        return jnp.exp(-jnp.square(away))
+
+    return along(points[..., 1], size[0]), along(points[..., 0], size[1])
+
+
 def guide(landmarks: jax.Array, given: jax.Array, size: tuple[int, int]) -> jax.Array:
     """The points that lead a completion, a soft map for each region and a flag.
 
@@ -75,18 +85,21 @@ def guide(landmarks: jax.Array, given: jax.Array, size: tuple[int, int]) -> jax.
     A point is a bump about a pixel wide at 64 pixels, so that its place between pixels shows; apart
     in a channel each, regions do not run together.
     """
-    radius = max(1.0, size[0] / 128)
     points = jnp.where(given[:, None, None] > 0, landmarks, 0.0)
-
-    def bumps(places: jax.Array, length: int) -> jax.Array:
-        away = (places[:, None, :] - jnp.arange(length)[None, :, None]) / radius
-        return jnp.exp(-jnp.square(away))
-
-    x, y = bumps(points[..., 0], size[1]), bumps(points[..., 1], size[0])
+    y, x = _bumps(points, size, max(1.0, size[0] / 128))
     maps = [jnp.einsum('bhp,bwp->bhw', y[..., r], x[..., r]) for r in GUIDE_REGIONS]
     soft = jnp.minimum(jnp.stack(maps, axis=-1), 1.0)
     both = jnp.concatenate([soft, jnp.ones_like(soft[..., :1])], axis=-1)
     return both * given[:, None, None, None]
+
+
+def near_landmarks(landmarks: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """How near each pixel is to the landmarks (B,68,2), in pixels; (B,H,W,1) in [0,1].
+
+    1 at a point, 1/e at a twentieth of the side from it: brows, eyes, nose, lips and outline.
+    """
+    y, x = _bumps(landmarks, size, size[0] / 20)
+    return jnp.minimum(jnp.einsum('bhp,bwp->bhw', y, x), 1.0)[..., None]
 
 
 def hole_centre(hole: jax.Array) -> jax.Array:

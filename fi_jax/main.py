@@ -58,23 +58,18 @@ def main(argv: list[str]) -> None:
     # Imported here, so that --help and a wrong flag answer at once.
     import jax
 
-    from fi_jax import aot, evaluate, faults, predict, sharding
-    from fi_jax.evaluate import compare_runs, evaluate_folders
-    from fi_jax.methods import make_method
+    from fi_jax import aot, faults, sharding
+    from fi_jax.evaluate import compare_runs, evaluate_folders, evaluate_run
+    from fi_jax.predict import predict_run
     from fi_jax.sample import sample_run
     from fi_jax.train import train_and_evaluate
 
     config, runs = CONFIG.value, [*(COMPARE.value or ()), *argv[1:]]
     places = CHECKPOINT.value, WORKDIR.value, SAMPLES_DIR.value, *runs[:1]
     workdir = Path(next(filter(None, places)))
-
-    def evaluate_run(config: object, workdir: Path, **kwargs: str) -> object:
-        judge = predict if make_method(config).predictor else evaluate
-        return judge.evaluate_run(config, workdir, **kwargs)
-
     modes: dict[str, Callable[..., object]] = {
         'train': train_and_evaluate, 'eval': evaluate_run, 'sample': sample_run,
-        'predict': predict.predict_run,
+        'predict': predict_run,
         'compile': partial(aot.compile_run, topology=TOPOLOGY.value),
     }  # fmt: skip
     run = modes[MODE.value]

@@ -9,6 +9,12 @@ import numpy as np
 
 HOLE_GREY = 128
 _GAP, _HEAD = 2, 14
+_RED = (255, 60, 60)
+_CHAINS = (
+    (range(0, 17), False), (range(17, 22), False), (range(22, 27), False), (range(27, 31), False),
+    (range(31, 36), False), (range(36, 42), True), (range(42, 48), True), (range(48, 60), True),
+    (range(60, 68), True),
+)  # fmt: skip
 
 
 def with_hole(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
@@ -24,19 +30,51 @@ def _as_uint8(x: np.ndarray) -> np.ndarray:
     return np.repeat(x, 3, axis=-1) if x.shape[-1] == 1 else x
 
 
+def enlarged(image: np.ndarray, side: int) -> np.ndarray:
+    """A uint8 image (S,S,3) at another side, smoothly."""
+    how = cv2.INTER_CUBIC if image.shape[0] < side else cv2.INTER_AREA
+    return cv2.resize(image, (side, side), interpolation=how)
+
+
+def with_face(
+    image: np.ndarray, points: np.ndarray, colour: tuple[int, int, int], side: int
+) -> np.ndarray:
+    """The landmarks (68,2) of a uint8 image (S,S,3), joined by lines, on the image enlarged.
+
+    Points that are not finite leave it bare.
+    """
+    out, scale = enlarged(image, side), side / image.shape[0]
+    if not np.isfinite(points).all():
+        return out
+    at = ((points.clip(-1e4, 1e4) + 0.5) * scale - 0.5) * 16
+    for chain, closed in _CHAINS:
+        line = np.rint(at[list(chain)]).astype(np.int32)
+        cv2.polylines(out, [line], closed, colour, 1, cv2.LINE_AA, shift=4)
+    return out
+
+
 def sheet(
     batch: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray], tile: int = 96
 ) -> np.ndarray:
     """One row a face: with hole, maps of its first sample, all samples, truth; with a headline.
 
     batch: image and hole, uint8 (B,H,W,C). outputs: composite (B,N,H,W,3) uint8, and where the
-    method has them landmark_map, face_mask, face_part (B,N,H,W,C). tile: side of a face, pixels.
+    method has them landmark_map, face_mask, face_part (B,N,H,W,C), and told (B,N,68,2), the
+    landmarks that led each sample: drawn before it, once where they lead all. tile: side of a
+    face, pixels.
     """
-    columns: list[tuple[str, np.ndarray]] = [('input', with_hole(batch['image'], batch['hole']))]
+    damaged = with_hole(batch['image'], batch['hole'])
+    columns: list[tuple[str, np.ndarray]] = [('input', damaged)]
     titles = {'landmark_map': 'landmarks', 'face_mask': 'face mask', 'face_part': 'face part'}
     columns += [(titles[name], outputs[name][:, 0]) for name in titles if name in outputs]
     samples = outputs['composite']
-    columns += [(f'sample {k}', samples[:, k]) for k in range(samples.shape[1])]
+    told = outputs.get('told')
+    many = told is not None and bool(np.nanmax(np.abs(told - told[:, :1]), initial=0) > 0)
+    for k in range(samples.shape[1]):
+        if told is not None and (many or k == 0):
+            faces = [with_face(*pair, _RED, tile) for pair in zip(damaged, told[:, k], strict=True)]
+            columns.append((f'told {k}' if many else 'told', np.stack(faces)))
+        columns.append((f'sample {k}', samples[:, k]))
     columns.append(('truth', batch['image']))
     return grid([title for title, _ in columns], [_as_uint8(x) for _, x in columns], tile)
 
@@ -53,8 +91,5 @@ def grid(titles: Sequence[str], columns: Sequence[np.ndarray], tile: int) -> np.
         )  # fmt: skip
         for r, image in enumerate(column):
             top = _HEAD + r * (tile + _GAP)
-            how = cv2.INTER_CUBIC if image.shape[0] < tile else cv2.INTER_AREA
-            page[top : top + tile, left : left + tile] = cv2.resize(
-                image, (tile, tile), interpolation=how
-            )
+            page[top : top + tile, left : left + tile] = enlarged(image, tile)
     return page

@@ -13,12 +13,13 @@ from absl import logging
 from jax.sharding import Mesh
 
 from fi_jax import sharding, steps
-from fi_jax.evaluate import examples_of, load_run, resolve_split
+from fi_jax.files import whole
 from fi_jax.input_pipeline import holes
 from fi_jax.input_pipeline.loader import EvalExamples, eval_batches, unsquare
 from fi_jax.input_pipeline.sources import make_source
 from fi_jax.methods import Method
 from fi_jax.metrics import bootstrap, groups
+from fi_jax.runs import examples_of, load_run, protocol_of, resolve_split
 from fi_jax.state import NetState
 from fi_jax.writers import save_json, save_png
 
@@ -91,10 +92,12 @@ def evaluate_split(
     workdir: str | Path,
     mesh: Mesh,
     step: int = 0,
+    out: str | Path = '',
 ) -> Scores:
     """The method's scores on a split, by hole area and kind -> eval/<name>.json.
 
-    Split and name as in `evaluate.evaluate_split`; means with 95 % bootstrap intervals over images.
+    Split, name and folder as in `evaluate.evaluate_split`; means with 95 % bootstrap intervals over
+    images.
     """
     options = config.eval
     split, _, examples = examples_of(config, workdir)
@@ -110,18 +113,8 @@ def evaluate_split(
         for group, cells in bootstrap.estimates(scores, members, 500).items()
     }
     if jax.process_index() == 0:
-        protocol = {
-            'method': config.method,
-            'step': step,
-            'data': Path(config.data.path or config.data.name or config.data.source).name,
-            'split': split,
-            'num_images': examples.count,
-            'num_samples': options.num_samples,
-            'holes': options.holes,
-            'seed': config.seed,
-            'res': config.res,
-        }
-        path = Path(workdir) / 'eval' / f'{options.name or f"{split}_{options.holes}"}.json'
+        protocol = protocol_of(config, split, step) | {'num_images': examples.count}
+        path = Path(out or workdir) / 'eval' / f'{options.name or f"{split}_{options.holes}"}.json'
         save_json(path, {'protocol': protocol, 'scores': table})
     return table
 
@@ -135,16 +128,6 @@ def as_text(table: Scores) -> str:
         count = max((int(cell['count']) for cell in cells.values()), default=0)
         lines.append(f'{group:12s}{count:6d}' + ''.join(f'{mean:18.3f}' for mean in means))
     return '\n'.join(lines)
-
-
-def evaluate_run(config: Any, workdir: str | Path, out: str | Path = '') -> Scores:
-    """Mode eval of such a method: `evaluate_split` on the newest checkpoint, printed."""
-    mesh = sharding.make_mesh()
-    method, state = load_run(config, workdir, mesh)
-    step = int(state.step)
-    found = evaluate_split(method, state.nets, config, out or workdir, mesh, step)
-    logging.info('evaluation of %s at step %d\n%s', workdir, step, as_text(found))
-    return found
 
 
 def predict_run(config: Any, workdir: str | Path) -> Path:
@@ -183,10 +166,7 @@ def predict_run(config: Any, workdir: str | Path) -> Path:
             for name, value in answer.items():
                 found.setdefault(name, []).append(value)
     if jax.process_index() == 0:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        part = out.with_name(out.name + '.part')
-        with open(part, 'wb') as file:
+        with whole(out) as part, open(part, 'wb') as file:
             np.savez_compressed(file, **{name: np.stack(x) for name, x in found.items()})  # type: ignore[arg-type]
-        part.replace(out)
     logging.info('wrote the landmarks of %d faces to %s', examples.count, out)
     return out

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from fi_jax.files import whole
 from fi_jax.metrics import bootstrap, diversity
 from fi_jax.metrics.groups import AREA_NAMES, groups_of
 
@@ -362,8 +363,6 @@ def _plain(one: bootstrap.Estimate) -> dict[str, Any]:
 
 def save(results: Results, path: str | Path) -> None:
     """Write an .npz with everything of an evaluation; whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     head = {
         'protocol': results.protocol,
         'sets': {r: {m: _plain(x) for m, x in cells.items()} for r, cells in results.sets.items()},
@@ -379,10 +378,8 @@ def save(results: Results, path: str | Path) -> None:
         arrays['attributes'] = np.array(list(results.attributes.values()), np.int8)
     for f, face in enumerate(results.gallery):
         arrays[f'gallery_{f}'] = np.array(list(face.pictures.values()), np.uint8)
-    part = path.with_name(path.name + '.part')
-    with open(part, 'wb') as file:
+    with whole(path) as part, open(part, 'wb') as file:
         np.savez_compressed(file, head=np.array(json.dumps(head)), **arrays)
-    part.replace(path)
 
 
 def load(path: str | Path) -> Results:
@@ -415,7 +412,7 @@ def load(path: str | Path) -> Results:
                 skipped=head['skipped'],
                 gallery=gallery,
             )
-    except (KeyError, ValueError, zipfile.BadZipFile) as error:
+    except (KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f'{path}: is no evaluation of fi_jax ({error})') from error
 
 

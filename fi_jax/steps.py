@@ -254,7 +254,7 @@ def make_sample_step(
     def sample(nets: Mapping[str, NetState], batch: features.Batch) -> dict[str, jax.Array]:
         prepared = features.prepare(batch)
         drawn = draw_samples(method, nets, prepared, seed, num_samples, vary=vary)
-        keep = ('composite', 'landmark_map', 'face_mask', 'face_part')
+        keep = ('composite', 'landmark_map', 'face_mask', 'face_part', 'told')
         # The input's own maps would share these names: outputs only.
         inputs = {name: x for name, x in batch.items() if name not in keep}
         return inputs | {name: drawn[name] for name in keep if name in drawn}

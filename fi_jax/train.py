@@ -19,20 +19,20 @@ from jax.sharding import Mesh
 
 from fi_jax import evaluate, pictures, predict, sharding, steps
 from fi_jax.checkpoint import Checkpointer, warm_start
-from fi_jax.evaluate import tolerate
 from fi_jax.faults import HostWatch, NonFinite, Preempted, Preemption
 from fi_jax.input_pipeline.loader import EvalExamples, Tolerant, eval_batches, train_iterator
 from fi_jax.input_pipeline.sources import Source, make_source
 from fi_jax.meter import Clock, Meter, Profile
 from fi_jax.methods import Method, make_method
 from fi_jax.optim import make_optimizers
+from fi_jax.scoring import tolerate
 from fi_jax.state import TrainState, init_state
 from fi_jax.writers import Writer, save_json
 
 # A run that changes one of these is another run; all else may change, and is told.
 FIXED = (
     'method', 'res', 'seed', 'batch_size', 'nets', 'gan', 'schedule', 'prior', 'extractor_input',
-    'landmarks', 'data.flip', 'data.hull', 'data.holes', 'data.augment',
+    'landmarks', 'data.flip', 'data.hull', 'data.holes', 'data.bent_holes', 'data.augment',
 )  # fmt: skip
 
 

@@ -14,6 +14,8 @@ import numpy as np
 from absl import logging
 from PIL import Image
 
+from fi_jax.files import whole
+
 
 class Writer:
     """Scalars and pictures of a run. TensorBoard is fed where tensorboardX is installed.
@@ -67,9 +69,8 @@ class Writer:
             return
         self._lines.close()
         kept = [line for line in self._path.read_text().splitlines(True) if _step_of(line) <= step]
-        part = self._path.with_name(self._path.name + '.part')
-        part.write_text(''.join(kept))
-        part.replace(self._path)
+        with whole(self._path) as part:
+            part.write_text(''.join(kept))
         self._lines = open(self._path, 'a', buffering=1)  # noqa: SIM115
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -112,20 +113,14 @@ def _step_of(line: str) -> float:
 
 def save_png(path: str | Path, image: np.ndarray) -> None:
     """Write (H,W,3) or (H,W,1) uint8, making the folder; whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + '.part')
-    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(part, format='PNG')
-    part.replace(path)
+    with whole(path) as part:
+        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(part, format='PNG')
 
 
 def save_json(path: str | Path, value: Any) -> None:
     """Write a JSON file, making the folder; whole or not at all. NaN becomes null."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + '.part')
-    part.write_text(json.dumps(_plain(value), indent=2, allow_nan=False) + '\n')
-    part.replace(path)
+    with whole(path) as part:
+        part.write_text(json.dumps(_plain(value), indent=2, allow_nan=False) + '\n')
 
 
 def _plain(value: Any) -> Any:

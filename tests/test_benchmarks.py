@@ -36,6 +36,9 @@ def test_torch_computes_the_same_step(
     config.compile_cache = CACHE
     errors = in_process(parity, config, stage, make_batch(config), subpixel)
     nets = {'stage1': 4, 'stage2': 6}[stage]
+    # Of the draws: 0 where no example's landmarks are known, or no two neighbours are told theirs.
+    drawn = {'stage1': {'r/l1_features'}, 'stage2': {'r/l1_features', 'critic/d_local_mismatch'}}
+    assert drawn[stage] <= errors.keys()
     assert sum(name.startswith('gradient/') for name in errors) == nets
     assert sum(name.startswith('loss/') for name in errors) == {'stage1': 1, 'stage2': 2}[stage]
     assert {name: error for name, error in errors.items() if not error < tolerance(name)} == {}

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from configs import landmarks, stage1
-from fi_jax import evaluate, sharding
+from fi_jax import evaluate, scoring, sharding
 from fi_jax import results as res
 from fi_jax.checkpoint import Checkpointer
 from fi_jax.input_pipeline import holes
+from fi_jax.input_pipeline.folders import FolderExamples, _numbered, visible_change
 from fi_jax.input_pipeline.loader import EvalExamples
 from fi_jax.input_pipeline.sources import make_source
 from fi_jax.methods import make_method
@@ -194,9 +195,7 @@ def measured(config, mesh, rows, aids=None, skipped=None):
     names, attributes = evaluate.describe(source, examples.count)
     protocol = {'method': 'made_up', 'run': 'r', 'data': 'd', 'holes': 'mixture', 'num_samples': 2,
                 'seed': 0}  # fmt: skip
-    return evaluate.measure(
-        examples, rows, protocol, config, mesh, names, attributes, skipped, aids
-    )
+    return scoring.measure(examples, rows, protocol, config, mesh, names, attributes, skipped, aids)
 
 
 @pytest.fixture(scope='module')
@@ -492,7 +491,7 @@ def test_copies_of_training_faces_are_found_and_others_are_not(monkeypatch, tmp_
     source = make_source(config.data, 'test')
     examples = EvalExamples(source, config, 'mixture', 11, 8)
     names, _ = evaluate.describe(source, examples.count)
-    found = evaluate.measure(
+    found = scoring.measure(
         examples, rows, {'num_samples': 1, 'method': 'm'}, config, mesh, names, {}, skipped, aids
     )
     distance = {row: cells['train_distance_pixels8'] for row, cells in found.scores.items()}
@@ -503,6 +502,17 @@ def test_copies_of_training_faces_are_found_and_others_are_not(monkeypatch, tmp_
     summary = res.summarise(found)['memorisation']
     assert summary['copies']['copies'] == 1 and summary['copies']['ratio']['median'] == 0
     assert summary['samples']['ratio']['low'] > 0.5 and 'truth' not in summary
+
+
+def test_points_are_scored_like_faces_into_another_folder(reader_run, tmp_path):
+    config = landmarks.get_config('tiny')
+    config.eval.limit, config.eval.batch_size, config.data.length = 8, 8, 160
+    before = sorted(reader_run.iterdir())
+    table = evaluate.evaluate_run(config, reader_run, tmp_path)
+    saved = json.loads((tmp_path / 'eval' / 'test_mixture.json').read_text())
+    assert saved['protocol']['step'] == 7 and saved['protocol']['num_images'] == 8
+    assert saved['scores']['all']['nme']['mean'] == pytest.approx(table['all']['nme']['mean'])
+    assert sorted(reader_run.iterdir()) == before
 
 
 def test_training_data_that_are_gone_cost_the_comparison_alone(tmp_path):
@@ -527,9 +537,13 @@ def test_an_evaluation_survives_the_way_to_the_disk(results, tmp_path):
     np.testing.assert_array_equal(
         back.gallery[0].pictures['truth'], results.gallery[0].pictures['truth']
     )
+    old = dict(np.load(tmp_path / 'e.npz'))
+    head = json.loads(str(old['head'])) | {'sets': {'samples': {'fid': 3.0}}}  # as once written
+    np.savez(tmp_path / 'old.npz', **(old | {'head': np.array(json.dumps(head))}))
     (tmp_path / 'e.npz').write_bytes(b'no zip')
-    with pytest.raises(ValueError, match=r'e\.npz: is no evaluation'):
-        res.load(tmp_path / 'e.npz')
+    for name in ('e', 'old'):
+        with pytest.raises(ValueError, match=rf'{name}\.npz: is no evaluation'):
+            res.load(tmp_path / f'{name}.npz')
 
 
 def test_the_gallery_shows_best_and_worst_by_score(results):
@@ -592,16 +606,16 @@ def test_folders_of_another_program_score_as_the_run_itself(layout, results, tmp
 
 
 def folder_examples(folders):
-    return evaluate.FolderExamples(*(f or folders[0] for f in folders), limit=0, multiple=1)
+    return FolderExamples(*(f or folders[0] for f in folders), limit=0, multiple=1)
 
 
 def test_visible_pixels_are_pasted_and_inverted_holes_are_noticed(tmp_path):
     folders = write_folders(tmp_path, 'flat', count=2)
     examples = folder_examples(folders)
-    assert evaluate.visible_change(examples)['outside'] == 0
+    assert visible_change(examples)['outside'] == 0
     for path in (tmp_path / 'holes').iterdir():
         save(path, 255 - cv2.imread(str(path))[..., :1])
-    change = evaluate.visible_change(folder_examples(folders))
+    change = visible_change(folder_examples(folders))
     assert change['outside'] > change['inside']
     x = folder_examples(folders)[0]
     visible = x['hole'][..., 0] == 0
@@ -642,7 +656,7 @@ def test_a_name_that_ends_in_a_number_is_no_sample_of_another():
     class Names:
         names = ('Ann_0001.png', 'Ann_0002_00.png', 'Ann_0002_01.png')
 
-    found = evaluate._numbered(Names, {'Ann_0001': 0, 'Ann_0002': 1, 'Ann': 2})
+    found = _numbered(Names, {'Ann_0001': 0, 'Ann_0002': 1, 'Ann': 2})
     assert found == {'Ann_0001': [0], 'Ann_0002': [1, 2]}
 
 
@@ -735,6 +749,6 @@ def test_validation_of_weights_that_are_nan_says_so_and_goes_on():
     means = evaluate.mean_scores(Method, examples, config, mesh, 2)({})
     assert np.isnan(means['psnr_hole/mean'])
     skipped = {}
-    with evaluate.tolerate(skipped, 'validation'):
+    with scoring.tolerate(skipped, 'validation'):
         raise FloatingPointError('bad weather')
     assert skipped == {'validation': 'FloatingPointError: bad weather'}

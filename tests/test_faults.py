@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 
 from fi_jax import sharding
-from fi_jax.evaluate import load_run
 from fi_jax.faults import Exit, NonFinite
 from fi_jax.input_pipeline import landmark_shards, loader
 from fi_jax.input_pipeline.procedural import ProceduralFaces
 from fi_jax.input_pipeline.sources import make_source
 from fi_jax.methods import make_method
+from fi_jax.runs import load_run
 from fi_jax.train import check_resume, fingerprint, fixed_settings, stage_plan, train_and_evaluate
 from tests import faulty_method, tiny_run
 from tests.processes import Program

@@ -197,3 +197,16 @@ def test_each_region_has_a_map_of_its_own_that_tells_places_between_pixels(side)
 
 def test_the_regions_of_the_guide_hold_each_point_once():
     np.testing.assert_array_equal(np.sort(np.concatenate(features.GUIDE_REGIONS)), np.arange(68))
+
+
+@pytest.mark.parametrize('side', [64, 256])
+def test_nearness_to_landmarks_falls_from_each_point_alike_at_each_size(side):
+    points = np.full((1, 68, 2), -10.0 * side, np.float32)
+    points[0, 30] = side // 2, side // 4
+    near = np.asarray(features.near_landmarks(jnp.asarray(points), (side, side)))[0, ..., 0]
+    assert near[side // 4, side // 2] == pytest.approx(1)
+    y, x = np.mgrid[:side, :side]
+    away = np.hypot(x - side // 2, y - side // 4) / (side / 20)
+    np.testing.assert_allclose(near, np.exp(-(away**2)), atol=1e-5)
+    points[0, 31] = points[0, 30]  # two at one place: still no more than 1
+    assert features.near_landmarks(jnp.asarray(points), (side, side)).max() == pytest.approx(1)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from configs import landmarks as landmarks_config
-from fi_jax import features, guidance, steps
+from fi_jax import features, guidance, pictures, steps
 from fi_jax import landmarks as lm
 from fi_jax.methods import Method, make_method
 from fi_jax.optim import make_optimizers
@@ -96,3 +96,32 @@ def test_an_edit_without_landmarks_of_the_user_is_refused(tiny_config, tmp_path)
     config.sample.edit = 'smile'
     with pytest.raises(ValueError, match=r'landmark_source=user.*--mode=predict'):
         sample_run(config, tmp_path)
+
+
+def test_a_sheet_shows_what_was_told_to_each_sample_once_or_to_all():
+    rng = np.random.default_rng(0)
+    batch = {
+        'image': rng.integers(256, size=(2, RES, RES, 3), dtype=np.uint8),
+        'hole': np.zeros((2, RES, RES, 1), np.uint8),
+    }
+    samples = rng.integers(256, size=(2, 3, RES, RES, 3), dtype=np.uint8)
+    told = np.tile(lm.mean_landmarks((RES, RES)), (2, 3, 1, 1))
+    told[1] = np.nan  # a face of which nobody knows the landmarks
+
+    def columns(**outputs):
+        return (pictures.sheet(batch, {'composite': samples, **outputs}, 40).shape[1] - 2) // 42
+
+    assert columns() == 5  # input, three samples, truth
+    assert columns(told=told) == 6
+    told[0, 1] += 1.0
+    assert columns(told=told) == 8
+
+
+def test_a_face_is_drawn_where_its_points_are_and_left_bare_without_any():
+    image = np.zeros((RES, RES, 3), np.uint8)
+    points = lm.mean_landmarks((RES, RES)).astype(np.float32)
+    drawn = pictures.with_face(image, points, (255, 0, 0), 4 * RES)
+    rows, columns = np.nonzero(drawn[..., 0])
+    assert abs(columns.min() - (4 * points[:, 0].min() + 1.5)) < 2
+    assert abs(rows.max() - (4 * points[:, 1].max() + 1.5)) < 2
+    assert not pictures.with_face(image, points * np.nan, (255, 0, 0), 4 * RES).any()

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from fi_jax import sharding
-from fi_jax.evaluate import load_run
 from fi_jax.faults import Exit
+from fi_jax.runs import load_run
 from fi_jax.train import train_and_evaluate
 from tests import tiny_run
 from tests.processes import Program

@@ -13,6 +13,7 @@ import pytest
 from configs import common, landmarks
 from fi_jax import features, sharding, steps
 from fi_jax import landmarks as lm
+from fi_jax.evaluate import evaluate_run
 from fi_jax.input_pipeline import augment, holes, loader
 from fi_jax.input_pipeline.sources import Record
 from fi_jax.methods import landmarks as method
@@ -20,7 +21,7 @@ from fi_jax.methods import make_method
 from fi_jax.nets.landmark_predictor import MobileNetPredictor
 from fi_jax.nets.shapes import DIM, Flow, LowRankMixture
 from fi_jax.optim import make_optimizers
-from fi_jax.predict import evaluate_run, predict_run
+from fi_jax.predict import predict_run
 from fi_jax.state import bind, bind_ema, init_state
 from fi_jax.train import train_and_evaluate
 
@@ -104,7 +105,7 @@ def test_lafin_has_the_size_of_its_paper():
 
 
 def amounts(**given):
-    none = dict(rotate=0, scale=0, shift=0, bend=0, colour=0, blur=0, noise=0, occlusion=0)
+    none = dict(rotate=0, scale=0, shift=0, still=0, bend=0, colour=0, blur=0, noise=0, occlusion=0)
     return common.ConfigDict(none | given)
 
 
@@ -132,6 +133,15 @@ def test_moved_points_stay_on_the_pixels_they_name(size):
             rows, columns = np.indices(window.shape)
             found = np.array([(columns * window).sum(), (rows * window).sum()]) / window.sum()
             assert np.abs(found + np.array([x0 - 4, y0 - 4]) - (x, y)).max() < 0.6
+
+
+@pytest.mark.parametrize(
+    ('still', 'least', 'most'), [(0.0, 1.0, 1.0), (0.5, 0.4, 0.6), (1.0, 0, 0)]
+)
+def test_a_share_of_the_faces_stays_in_place(still, least, most):
+    rng, change = np.random.default_rng(0), augment.Augment(amounts(shift=0.1, still=still))
+    assert least <= np.mean([change.moves(rng) for _ in range(400)]) <= most
+    assert not augment.Augment(amounts(still=still)).moves(rng)
 
 
 def test_a_bent_face_keeps_its_points_on_the_pixels_they_name():
@@ -166,7 +176,7 @@ def test_no_amounts_change_no_pixel_and_draw_no_number():
     image = rng.integers(256, size=(32, 32, 3), dtype=np.uint8)
     before = rng.bit_generator.state
     change = augment.Augment(amounts())
-    assert not change.moves
+    assert not change.moves(rng)
     assert not change.bends(rng)
     np.testing.assert_array_equal(change.recolour(image, rng), image)
     assert rng.bit_generator.state == before
@@ -353,7 +363,7 @@ def test_faces_without_landmarks_move_nothing(config, made):
         for b in (both, {k: v.astype(both[k].dtype) for k, v in wild.items()})
     ]
     assert values[0] == values[1]
-    assert phase.nets == ('predictor', 'shape_mixture')
+    assert phase.nets == ('predictor', 'shape_flow')
 
 
 def test_shuffled_blocks_keep_the_pixels_and_lose_the_face():

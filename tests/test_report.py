@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from fi_jax import report
+from fi_jax import charts, report, tables
 from fi_jax import results as res
 from fi_jax.input_pipeline import holes
 from fi_jax.metrics import bootstrap
@@ -163,7 +163,7 @@ def test_faces_are_reported_with_their_floor_their_gates_and_their_reader():
     assert 'no impartial judge' in page_of(results)
     bare = ' '.join(parsed(page_of(made_up())).text)
     assert 'Structure and person' not in bare and 'none in force' in bare
-    assert report.headline(results, res.summarise(results)).count('landmark_error_hole/mean') == 1
+    assert tables.headline(results, res.summarise(results)).count('landmark_error_hole/mean') == 1
 
 
 def test_the_line_to_area_nothing_is_drawn_and_said():
@@ -189,7 +189,7 @@ def test_memory_is_a_median_ratio_and_a_share_of_copies():
     known = cells['train_distance_dlib_face'][[0, 1, *range(3, 10)]]
     assert found['copies'] == np.mean(known < least) > 0
     assert 'truth' not in summary['memorisation']
-    rows = list(csv.DictReader(io.StringIO(report.means_csv(summary))))
+    rows = list(csv.DictReader(io.StringIO(tables.means_csv(summary))))
     (line,) = [r for r in rows if r['metric'].endswith('median_ratio') and r['row'] == 'samples']
     assert float(line['mean']) == pytest.approx(0.9)
 
@@ -234,7 +234,7 @@ def test_a_metric_of_nan_alone_is_shown_as_a_dash():
 def test_csv_and_latex_hold_the_numbers_of_the_summary():
     results = made_up()
     summary = res.summarise(results)
-    rows = list(csv.DictReader(io.StringIO(report.means_csv(summary))))
+    rows = list(csv.DictReader(io.StringIO(tables.means_csv(summary))))
     cell = summary['rows']['telea']['all']['ssim_hole/mean']
     found = [
         r for r in rows if (r['row'], r['group'], r['metric']) == ('telea', 'all', 'ssim_hole/mean')
@@ -242,31 +242,36 @@ def test_csv_and_latex_hold_the_numbers_of_the_summary():
     assert len(found) == 1
     for key in ('mean', 'low', 'high'):
         assert float(found[0][key]) == pytest.approx(cell[key], rel=1e-5)
-    images = list(csv.DictReader(io.StringIO(report.images_csv(results))))
+    images = list(csv.DictReader(io.StringIO(tables.images_csv(results))))
     assert len(images) == 3 * 24
     assert float(images[3]['psnr_hole/mean']) == pytest.approx(
         results.scores['samples']['psnr_hole/mean'][3], rel=1e-5
     )
-    table = report.latex(results, summary)
-    columns = len(report.headline(results, summary)) + 1
+    table = tables.latex(results, summary)
+    columns = len(tables.headline(results, summary)) + 1
     lines = [line for line in table.splitlines() if line.endswith(r'\\')]
     assert len(lines) == 1 + len(results.scores)
     assert {line.count('&') for line in lines} == {columns - 1}
+    results.scores['samples']['psnr_hole/mean'] *= -1
+    below = tables.latex(results, res.summarise(results)).split('toprule')[1]
+    assert below.isascii() and '{-' in below + below.replace('$-', '{-')
 
 
 def test_best_is_bold_and_never_the_real_image():
     results = made_up()
-    best = report._best(results, res.summarise(results), ['psnr_hole/mean', 'l1_hole/mean'])
-    assert best['psnr_hole/mean'] == ['samples']
+    columns = ['psnr_hole/mean', 'l1_hole/mean', 'pair_distance_hole']
+    best = tables.best_rows(results, res.summarise(results), columns)
+    assert best['psnr_hole/mean'] == 'samples'
     lower = {r: results.scores[r]['l1_hole/mean'].mean() for r in ('samples', 'telea')}
-    assert best['l1_hole/mean'] == [min(lower, key=lower.get)]
+    assert best['l1_hole/mean'] == min(lower, key=lower.get)
+    assert 'pair_distance_hole' not in best  # neither more nor less of it is better
 
 
 def test_labels_are_spread_out_within_bounds():
-    places = report._spread_out([50, 51, 52, 200], 15, 0, 210)
+    places = charts._spread_out([50, 51, 52, 200], 15, 0, 210)
     assert np.diff(sorted(places)).min() >= 15 - 1e-9
     assert max(places) <= 210
-    ordered = report._spread_out([200, 201, 199], 15, 0, 210)
+    ordered = charts._spread_out([200, 201, 199], 15, 0, 210)
     assert ordered[2] < ordered[0] < ordered[1] <= 210
 
 

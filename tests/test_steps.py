@@ -11,8 +11,9 @@ import pytest
 from fi_jax import features, rng, sharding, steps
 from fi_jax.input_pipeline.loader import EvalExamples, eval_batches
 from fi_jax.input_pipeline.procedural import ProceduralFaces
+from fi_jax.landmarks import mean_landmarks
 from fi_jax.methods import Method, Phase, make_method
-from fi_jax.methods.keypoint import CRITICS
+from fi_jax.methods.keypoint import CRITICS, Keypoint, scores, swapped
 from fi_jax.optim import ema_decay, make_optimizers
 from fi_jax.state import bind, example_batch, init_state
 
@@ -155,7 +156,10 @@ def test_stage1_moves_the_generative_nets_and_its_numbers_are_finite(stage1, bat
     before = stage1.fresh
     after, metrics = stage1.run(before, batch)
     assert set(metrics) == {
-        *(f'r/{name}' for name in ('l1_hole', 'l1_visible', 'part', 'mask', 'landmark')),
+        *(
+            f'r/{name}'
+            for name in ('l1_hole', 'l1_visible', 'l1_features', 'part', 'mask', 'landmark')
+        ),
         *('r/kl_z', 'r/kl_v', 'r/kl_z_active'),
         *(f'grad_norm/reconstruct/{name}' for name in GENERATIVE),
         *('loss/reconstruct', 'skipped/reconstruct'),
@@ -336,7 +340,7 @@ def test_faces_without_landmarks_teach_no_maps(stage1, batch):
         assert float(a[name]) == pytest.approx(float(b[name]), rel=1e-6)
     assert a['r/kl_z'] != b['r/kl_z']  # the Extractor did see them
     _, none = stage1.run(stage1.fresh, batch | {'has_landmarks': np.zeros(BATCH, np.float32)})
-    assert none['r/part'] == none['r/mask'] == none['r/landmark'] == 0
+    assert none['r/part'] == none['r/mask'] == none['r/landmark'] == none['r/l1_features'] == 0
     assert np.isfinite(none['loss/reconstruct'])
 
 
@@ -347,7 +351,8 @@ def test_faces_without_landmarks_teach_no_maps(stage1, batch):
 def gradients(tiny_config, stage2, batch):
     """term -> net -> norm of the term's gradient, in a stage 2 whose path R weighs nothing."""
     config = tiny_config('stage2')
-    for name in ('l1_hole', 'l1_visible', 'part', 'mask', 'landmark', 'kl_z', 'kl_v'):
+    path_r = ('l1_hole', 'l1_visible', 'l1_features', 'part', 'mask', 'landmark', 'kl_z', 'kl_v')
+    for name in path_r:
         config.loss[name] = 0.0
     config.loss.diversity_floor = 100.0  # so that it pulls
     method = make_method(config)
@@ -508,3 +513,63 @@ def test_the_seed_preset_plays_its_critics_five_times(tiny_config, batch):
     played = [name for name in GENERATIVE if name != 'prior']  # its prior is N(0,I), no network
     assert moves == dict.fromkeys(played, 1) | dict.fromkeys(CRITICS, 5)
     assert all(net.ema == {} for net in before.nets.values())
+
+
+# ------------------------------------------------------------------------------ the guide
+
+
+@pytest.fixture(scope='module')
+def told(tiny_config, stage2, batch):
+    """The keypoint system, its bound nets, and a batch in which all faces are told."""
+    system = Keypoint(tiny_config('stage2'))
+    prepared = features.prepare(batch) | {'has_landmarks': jnp.ones(BATCH)}
+    # No two neighbours alike.
+    shift = jnp.arange(BATCH)[:, None, None] * 0.5
+    prepared['landmarks'] = jnp.asarray(mean_landmarks((32, 32)))[None] + shift
+    return system, bind(stage2.method, stage2.fresh.nets, parameters(stage2.fresh)), prepared
+
+
+def mismatch(told, few):
+    """The critics' term of real images under others' landmarks, where `few` are told theirs."""
+    system, nets, prepared = told
+    guide = features.guide(prepared['landmarks'], jnp.asarray(few, jnp.float32), (32, 32))
+    full = prepared | {'guide': guide}
+    fake = jnp.zeros((BATCH, 32, 32, 3))
+    total, terms = system.critic_terms(nets, fake, full)
+    return float(total), {name: float(x) for name, x in terms.items()}
+
+
+def test_only_pairs_that_are_both_told_are_mismatched(told):
+    _, none = mismatch(told, [1, 0] * (BATCH // 2))
+    assert none['d_local_mismatch'] == 0
+    total, all_ = mismatch(told, np.ones(BATCH))
+    assert all_['d_local_mismatch'] > 0
+    weight = told[0].config.loss.mismatch
+    parts = all_['d_global'] + all_['d_local'] + weight * all_['d_local_mismatch']
+    assert total == pytest.approx(parts, rel=1e-5)
+    # One pair alone gives its own value, whatever the untold ones are.
+    _, first = mismatch(told, [1, 1] + [0] * (BATCH - 2))
+    _, last = mismatch(told, [0] * (BATCH - 2) + [1, 1])
+    assert first['d_local_mismatch'] != last['d_local_mismatch']
+
+
+def test_the_local_critic_sees_the_landmarks_and_the_global_one_does_not(told):
+    _, nets, prepared = told
+    guide = features.guide(prepared['landmarks'], jnp.ones(BATCH), (32, 32))
+    a = scores(nets, prepared['image'], prepared | {'guide': guide}, frozen=False)
+    b = scores(nets, prepared['image'], prepared | {'guide': swapped(guide)}, frozen=False)
+    np.testing.assert_array_equal(a['d_global'], b['d_global'])
+    assert (np.asarray(a['d_local']) != np.asarray(b['d_local'])).all()
+    np.testing.assert_array_equal(swapped(jnp.arange(6)), [1, 0, 3, 2, 5, 4])
+
+
+def test_errors_near_the_landmarks_inside_the_hole_count_and_no_others(told):
+    system, _, prepared = told
+    where = prepared | {'hole': jnp.ones_like(prepared['hole']).at[:, :, 16:].set(0.0)}
+    error = jnp.ones((BATCH, 32, 32, 3))
+    assert float(system.features_term(error, where)) == pytest.approx(1.0, rel=1e-5)
+    assert float(system.features_term(error.at[:, :, :16].set(0.0), where)) == 0
+    # The frame's corner is far from a face.
+    assert float(system.features_term(error.at[:, 2:, 2:].set(0.0), where)) < 1e-3
+    unknown = where | {'has_landmarks': jnp.zeros(BATCH), 'landmarks': where['landmarks'] * jnp.nan}
+    assert float(system.features_term(error, unknown)) == 0

@@ -17,7 +17,7 @@ import pytest
 
 from configs import quickstart, stage1, stage2
 from fi_jax import sharding
-from fi_jax.evaluate import load_run, resolve_split
+from fi_jax.runs import load_run, resolve_split
 from fi_jax.sample import sample_run
 from fi_jax.train import NonFinite, train_and_evaluate
 from tests import masked_autoencoder

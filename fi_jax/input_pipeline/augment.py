@@ -9,8 +9,6 @@ import numpy as np
 
 from fi_jax import landmarks as lm
 
-# Holes that hide what was bent, so that the told points alone know of it.
-OVER_BENT = {'centre': 1.0, 'eyes': 1.0, 'mouth': 1.0, 'lower_half': 1.0, 'whole_face': 1.0}
 # In distances of the outer corners of the eyes: how far a move reaches around a point, and the
 # deviation of each region's own move.
 _REACH, _STRAY = 0.15, 0.03
@@ -19,7 +17,9 @@ _REACH, _STRAY = 0.15, 0.03
 class Augment:
     """Random changes to a training face by the amounts of config.data.augment; all 0: none.
 
-    rotate (degrees), scale (share, both ways) and shift (share of the frame) are the largest moves;
+    rotate (degrees), scale (share, both ways) and shift (share of the frame) are the largest moves,
+    still the share of faces that none of them moves: where no more than the frame is known of a
+    face, they alone tell where faces of this set lie in it;
     bend the share of faces that get another expression, where their landmarks are known;
     colour the largest share by which tone changes; blur the largest sigma in pixels, noise the
     largest deviation in grey levels; occlusion the share of faces with a patch in front.
@@ -27,7 +27,12 @@ class Augment:
 
     def __init__(self, amounts: Any):
         self._amounts = amounts
-        self.moves = bool(amounts.rotate or amounts.scale or amounts.shift)
+        self._moves = bool(amounts.rotate or amounts.scale or amounts.shift)
+
+    def moves(self, rng: np.random.Generator) -> bool:
+        """Whether the next face is to be moved."""
+        still = self._amounts.still
+        return self._moves and not (still and rng.random() < still)
 
     def move(
         self,

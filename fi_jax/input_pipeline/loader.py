@@ -137,11 +137,12 @@ class TrainExample:
     def __init__(self, config: Any):
         self._res, self._flip, self._hull = config.res, config.data.flip, config.data.hull
         self._weights = config.data.holes.to_dict()
+        self._bent_weights = config.data.bent_holes.to_dict()
         self._augment = augment.Augment(config.data.augment)
 
     def __call__(self, item: tuple[int, Record, np.ndarray], rng: np.random.Generator) -> Example:
         index, record, pixels = item
-        if self._augment.moves:
+        if self._augment.moves(rng):
             image, points = self._augment.move(pixels, record.landmarks, self._res, rng)
         else:
             image, points = square(pixels, record.landmarks, self._res)
@@ -151,7 +152,7 @@ class TrainExample:
         if points is not None and self._augment.bends(rng):
             move = augment.expression(points, rng)
             image, points = augment.bend(image, points, move)
-            weights = augment.OVER_BENT
+            weights = self._bent_weights
         hole = holes.draw_mixture(weights, rng, image.shape[:2], points)
         image = self._augment.recolour(image, rng)
         return _finish(index, image, points, hole, self._hull)

@@ -75,6 +75,11 @@ def twins(tree: Any) -> Any:
     return jax.tree.map(double, tree)
 
 
+def swapped(x: jax.Array) -> jax.Array:
+    """Each example (B,...) in the place of its neighbour: pairs stay on one device."""
+    return jnp.flip(x.reshape(-1, 2, *x.shape[1:]), axis=1).reshape(x.shape)
+
+
 def prefix(head: str, terms: Terms) -> Terms:
     """The same terms, named head/name."""
     return {f'{head}/{name}': value for name, value in terms.items()}
@@ -85,15 +90,18 @@ def composite(image: jax.Array, batch: Batch) -> jax.Array:
     return features.composite(image, batch['image'], batch['hole'])
 
 
-def local_view(image: jax.Array, hole: jax.Array) -> jax.Array:
-    """What D_local sees: image and hole, cropped to half the side around the hole."""
-    view = jnp.concatenate([image, hole], axis=-1)
+def local_view(image: jax.Array, hole: jax.Array, guide: jax.Array) -> jax.Array:
+    """What D_local sees: image, hole and guide, cropped to half the side around the hole.
+
+    Told the landmarks, it judges whether they are those of the image (Mirza & Osindero, 2014).
+    """
+    view = jnp.concatenate([image, hole, guide], axis=-1)
     return features.crop_at(view, features.hole_centre(hole), image.shape[1] // 2)
 
 
-def scores(nets: Nets, image: jax.Array, hole: jax.Array, frozen: bool, **kwargs: Any) -> Terms:
+def scores(nets: Nets, image: jax.Array, batch: Batch, frozen: bool, **kwargs: Any) -> Terms:
     """Both critics' scores (B,) of whole images; frozen: with no gradient to the critics."""
-    views = {'d_global': image, 'd_local': local_view(image, hole)}
+    views = {'d_global': image, 'd_local': local_view(image, batch['hole'], batch['guide'])}
     calls = {name: nets[name].frozen if frozen else nets[name] for name in CRITICS}
     return {name: calls[name](views[name], **kwargs) for name in CRITICS}
 
@@ -153,7 +161,7 @@ class Keypoint:
             'embedding': (image, hole, guide, z, v),
             'generator': (image, hole, guide, v, z),
             'd_global': (image,),
-            'd_local': (local_view(image, hole),),
+            'd_local': (local_view(image, hole, guide),),
         }
         return {name: examples[name] for name in self.nets()}
 
@@ -209,6 +217,11 @@ class Keypoint:
             given = jnp.zeros_like(given)
         return features.guide(batch['landmarks'], given, batch['hole'].shape[1:3])
 
+    def told(self, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
+        """A fresh key, and a training batch with its guide."""
+        key, key_guide = jax.random.split(key)
+        return key, {**batch, 'guide': self.guide(batch, key_guide)}
+
     def complete(self, nets: Nets, view: Batch, z: jax.Array, noise_v: jax.Array) -> Path:
         """Embedding, then generator; view: the batch's masked, hole and guide."""
         seen = tuple(view[name] for name in SEEN)
@@ -253,6 +266,17 @@ class Keypoint:
         weights = self.config.loss
         return jnp.asarray(sum(weights[name] * x for name, x in terms.items()))
 
+    def features_term(self, error: jax.Array, batch: Batch) -> jax.Array:
+        """Mean error inside the hole near the landmarks, over the faces where they are known.
+
+        Eyes and lips are a small share of a hole, and what landmarks lead is there.
+        """
+        known = batch['has_landmarks']
+        points = jnp.where(known[:, None, None] > 0, batch['landmarks'], 0.0)
+        near = features.near_landmarks(points, batch['hole'].shape[1:3])
+        each = losses.masked_mean(error, near * batch['hole'])
+        return (each * known).sum() / jnp.maximum(known.sum(), 1.0)
+
     def reconstruct_terms(
         self, posterior: Style, prior: Style, r: Path, batch: Batch, ramp: jax.Array | float
     ) -> tuple[jax.Array, Terms]:
@@ -262,6 +286,7 @@ class Keypoint:
         terms = {
             'l1_hole': losses.masked_mean(error, hole).mean(),
             'l1_visible': losses.masked_mean(error, 1 - hole).mean(),
+            'l1_features': self.features_term(error, batch),
             **map_terms(e, batch, jnp.ones_like(hole)),
         }
         kl_z = losses.kl_gaussian(*posterior, *prior)
@@ -295,12 +320,11 @@ class Keypoint:
         def distance(z: jax.Array) -> jax.Array:
             return (jnp.abs(mean - z).mean(-1) * weight).sum() / total
 
-        z_of_twin = jnp.flip(s.z.reshape(-1, 2, s.z.shape[-1]), axis=1).reshape(s.z.shape)
-        return {'latent': distance(s.z), 'latent_shuffled': distance(z_of_twin)}
+        return {'latent': distance(s.z), 'latent_shuffled': distance(swapped(s.z))}
 
     def adversarial_terms(self, nets: Nets, image: jax.Array, batch: Batch) -> Terms:
         """What each frozen critic thinks of the composites."""
-        fake = scores(nets, composite(image, batch), batch['hole'], frozen=True)
+        fake = scores(nets, composite(image, batch), batch, frozen=True)
         kind = GAN_KINDS[self.config.gan]
         return {f'adv_{n[2:]}': losses.adversarial_loss(kind, fake[n]).mean() for n in CRITICS}
 
@@ -338,26 +362,39 @@ class Keypoint:
         return self.weighted(terms), terms | watched
 
     def critic_terms(self, nets: Nets, fake: jax.Array, batch: Batch) -> tuple[jax.Array, Terms]:
-        """Both critics on real images against path S's composites, which get no gradient."""
+        """Both critics on real images against path S's composites, which get no gradient.
+
+        To D_local a real image under its neighbour's landmarks is a fake as well (Reed et al.,
+        2016): else it could do without them.
+        """
         kind, stats = GAN_KINDS[self.config.gan], {}
         if self.config.gan == 'hinge_sn':
             stats = {'update_stats': True}
-        fake_hole = twins(batch['hole'])
-        fake = jax.lax.stop_gradient(features.composite(fake, twins(batch['image']), fake_hole))
-        on_real = scores(nets, batch['image'], batch['hole'], frozen=False, **stats)
-        on_fake = scores(nets, fake, fake_hole, frozen=False)
+        pairs = twins({name: batch[name] for name in ('image', 'hole', 'guide')})
+        fake = jax.lax.stop_gradient(composite(fake, pairs))
+        on_real = scores(nets, batch['image'], batch, frozen=False, **stats)
+        on_fake = scores(nets, fake, pairs, frozen=False)
         terms = {n: losses.critic_loss(kind, on_real[n], on_fake[n]).mean() for n in CRITICS}
         margins = {f'{n}_margin': (on_real[n] - on_fake[n]).mean() for n in CRITICS}
-        return jnp.asarray(sum(terms.values())), terms | margins
+        if self.config.loss.mismatch > 0:
+            guide = swapped(batch['guide'])
+            both = batch['guide'][:, 0, 0, -1] * guide[:, 0, 0, -1]
+            view = local_view(batch['image'], batch['hole'], guide)
+            each = losses.critic_loss(kind, on_real['d_local'], nets['d_local'](view))
+            terms['d_local_mismatch'] = (each * both).sum() / jnp.maximum(both.sum(), 1.0)
+        weights = {'d_local_mismatch': self.config.loss.mismatch}
+        total = sum(weights.get(name, 1.0) * x for name, x in terms.items())
+        return jnp.asarray(total), terms | margins
 
     # -------------------------------------------------------------------------------- phases
 
     def generative(
         self, nets: Nets, batch: Batch, key: jax.Array, step: jax.Array, paths: str, warmup: float
     ) -> tuple[jax.Array, Terms, Path]:
-        """The generative loss on paths 'r', 's' or 'rs', its terms, and the last path drawn."""
-        key, key_guide = jax.random.split(key)
-        batch = {**batch, 'guide': self.guide(batch, key_guide)}
+        """The generative loss on paths 'r', 's' or 'rs', its terms, and the last path drawn.
+
+        batch: with its guide.
+        """
         ramp = jnp.clip((step + 1) / warmup, 0.0, 1.0) if warmup > 0 else 1.0
         if paths == 'r':
             posterior, r = self.path_r(nets, batch, key)
@@ -378,6 +415,7 @@ class Keypoint:
         self, nets: Nets, batch: Batch, key: jax.Array, step: jax.Array, paths: str, warmup: float
     ) -> tuple[jax.Array, Terms]:
         """The generative nets alone."""
+        key, batch = self.told(batch, key)
         total, terms, _ = self.generative(nets, batch, key, step, paths, warmup)
         return total, terms
 
@@ -386,6 +424,7 @@ class Keypoint:
     ) -> tuple[jax.Array, Terms]:
         """Generative nets and critics at once: each loss stops at the other's nets, so that the
         gradient of the sum is each player's own, for one forward pass."""
+        key, batch = self.told(batch, key)
         total, terms, path = self.generative(nets, batch, key, step, paths, warmup=0.0)
         critic, critic_terms = self.critic_terms(nets, path.image, batch)
         return total + critic, terms | prefix('critic', critic_terms)
@@ -394,14 +433,15 @@ class Keypoint:
         self, nets: Nets, batch: Batch, key: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, Terms]:
         """The critics alone, with WGAN's penalty between real and fake."""
-        key_s, key_mix, key_guide = jax.random.split(key, 3)
-        pairs = twins({**batch, 'guide': self.guide(batch, key_guide)})
+        key, batch = self.told(batch, key)
+        key_s, key_mix = jax.random.split(key)
+        pairs = twins(batch)
         fake = composite(self.path_s(nets, pairs, key_s).image, pairs)
         total, terms = self.critic_terms(nets, fake, batch)
         if self.config.gan == 'wgan_gp':
             mix = jax.random.uniform(key_mix, (len(fake),))
             fake = jax.lax.stop_gradient(fake)
-            for n, critic in self._critics(nets, batch['hole']).items():
+            for n, critic in self._critics(nets, batch).items():
                 penalty = losses.gradient_penalty(critic, batch['image'], fake, mix).mean()
                 terms[f'{n}_penalty'] = penalty
                 total += self.config.loss.gradient_penalty * penalty
@@ -411,15 +451,16 @@ class Keypoint:
         self, nets: Nets, batch: Batch, key: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, Terms]:
         """The penalty on real images, weighted by its interval to the same mean strength."""
-        critics = self._critics(nets, batch['hole'])
+        _, batch = self.told(batch, key)
+        critics = self._critics(nets, batch)
         terms = {n: losses.r1(critic, batch['image']).mean() for n, critic in critics.items()}
         weight = self.config.r1_every * self.config.loss.r1
         return weight * jnp.asarray(sum(terms.values())), prefix('r1', terms)
 
-    def _critics(self, nets: Nets, hole: jax.Array) -> dict[str, Any]:
+    def _critics(self, nets: Nets, batch: Batch) -> dict[str, Any]:
         return {
             'd_global': nets['d_global'],
-            'd_local': lambda x: nets['d_local'](local_view(x, hole)),
+            'd_local': lambda x: nets['d_local'](local_view(x, batch['hole'], batch['guide'])),
         }
 
     def movers(self, paths: str) -> tuple[str, ...]:
@@ -451,17 +492,24 @@ class Keypoint:
     # -------------------------------------------------------------------- samples and monitors
 
     def sample(self, nets: Nets, batch: Batch, noise: jax.Array) -> dict[str, jax.Array]:
-        """Completions from standard normal noise (B, z_dim + 2 v_dim)."""
+        """Completions from standard normal noise (B, z_dim + 2 v_dim).
+
+        told (B,68,2): the landmarks that led each, in pixels, NaN where none did.
+        """
         unit, noise_v = jnp.split(noise, [self.config.nets.z_dim], axis=-1)
         batch = {**batch, 'guide': self.guide(batch)}
         z = reparameterise(*self.prior(nets, batch), unit)
         s = self.complete(nets, batch, z, noise_v)
-        return {
+        out = {
             'image': s.image,
             'landmark_map': jax.nn.sigmoid(s.embedding.landmark_logits),
             'face_mask': jax.nn.sigmoid(s.embedding.mask_logits),
             'face_part': s.embedding.part,
         }
+        if self.config.landmark_source != 'fen':
+            known = batch['has_landmarks'][:, None, None] > 0
+            out['told'] = jnp.where(known, batch['landmarks'], jnp.nan)
+        return out
 
     def watch(self, nets: Nets, batch: Batch, key: jax.Array) -> Terms:
         """Whether z is used: by the Extractor, by the embedding, in the hole; and what pulls."""

@@ -272,30 +272,11 @@ def predict_points(
 
 _RED, _GREEN, _BLUE = (255, 60, 60), (60, 220, 60), (70, 130, 255)
 _TILE = 192
-_CHAINS = (
-    (range(0, 17), False), (range(17, 22), False), (range(22, 27), False), (range(27, 31), False),
-    (range(31, 36), False), (range(36, 42), True), (range(42, 48), True), (range(48, 60), True),
-    (range(60, 68), True),
-)  # fmt: skip
-
-
-def _canvas(image: np.ndarray) -> np.ndarray:
-    return cv2.resize(image, (_TILE, _TILE), interpolation=cv2.INTER_CUBIC)
-
-
-def draw_face(image: np.ndarray, points: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
-    """The points of a (res,res,3) image joined by lines, on a copy enlarged for the sheet."""
-    out, scale = _canvas(image), _TILE / image.shape[0]
-    at = ((np.nan_to_num(points).clip(-1e4, 1e4) + 0.5) * scale - 0.5) * 16
-    for chain, closed in _CHAINS:
-        line = np.rint(at[list(chain)]).astype(np.int32)
-        cv2.polylines(out, [line], closed, colour, 1, cv2.LINE_AA, shift=4)
-    return out
 
 
 def draw_regions(image: np.ndarray, points: np.ndarray, samples: np.ndarray) -> np.ndarray:
     """The points of an image with the ellipses that hold 80 % of the drawn points (N,68,2)."""
-    out, scale = draw_face(image, points, _BLUE), _TILE / image.shape[0]
+    out, scale = pictures.with_face(image, points, _BLUE, _TILE), _TILE / image.shape[0]
     radius = math.sqrt(-2 * math.log(0.2))  # of a Gaussian in the plane
     for i in range(points.shape[0]):
         values, axes = np.linalg.eigh(np.cov(samples[:, i].T) + 1e-6 * np.eye(2))
@@ -312,17 +293,19 @@ def sheet(drawn: Mapping[str, np.ndarray]) -> np.ndarray:
     damaged = pictures.with_hole(drawn['image'], drawn['hole'])
     rows = range(len(damaged))
     columns = {
-        'input': [_canvas(damaged[i]) for i in rows],
+        'input': [pictures.enlarged(damaged[i], _TILE) for i in rows],
         'points, 80 % regions': [
             draw_regions(damaged[i], drawn['points'][i], drawn['samples'][i]) for i in rows
         ],
     }
     for k in range(min(3, drawn['samples'].shape[1])):
-        columns[f'shape {k}'] = [draw_face(damaged[i], drawn['samples'][i, k], _RED) for i in rows]
+        columns[f'shape {k}'] = [
+            pictures.with_face(damaged[i], drawn['samples'][i, k], _RED, _TILE) for i in rows
+        ]
     columns['truth'] = [
-        draw_face(drawn['image'][i], drawn['landmarks'][i], _GREEN)
+        pictures.with_face(drawn['image'][i], drawn['landmarks'][i], _GREEN, _TILE)
         if drawn['has_landmarks'][i]
-        else _canvas(drawn['image'][i])
+        else pictures.enlarged(drawn['image'][i], _TILE)
         for i in rows
     ]
     return pictures.grid(list(columns), [np.stack(c) for c in columns.values()], _TILE)
