@@ -178,7 +178,10 @@ def evaluate_folders(folders: tuple[str, str, str], config: Any, workdir: str | 
 
 
 def compare_runs(runs: Sequence[str], config: Any, workdir: str | Path) -> Results:
-    """Evaluations of several runs, side by side -> report/compare_<name>.html of workdir."""
+    """Evaluations of several runs, side by side -> report/compare_<name>.html of workdir.
+
+    Where workdir is an evaluation's file, as the first run may be, the page goes to its run folder.
+    """
     name = config.eval.name or res.common_name(runs)
     paths = [res.find(run, name) for run in runs]
     labels = [p.parents[1].resolve().name if p.parent.name == 'eval' else p.stem for p in paths]
@@ -188,6 +191,9 @@ def compare_runs(runs: Sequence[str], config: Any, workdir: str | Path) -> Resul
         raise ValueError(f'--compare {" ".join(runs)}: one run is given twice')
     loaded = {label: res.load(path) for label, path in zip(labels, paths, strict=True)}
     found = res.compare(loaded)
+    workdir = Path(workdir)
+    if workdir.is_file():
+        workdir = workdir.parents[1] if workdir.parent.name == 'eval' else workdir.parent
     write(found, workdir, f'compare_{name or "files"}', keep_arrays=False)
     logging.info('%s\n%s', ' against '.join(labels), as_text(found))
     return found

@@ -715,6 +715,9 @@ def test_the_command_compares_runs_and_needs_no_config(tmp_path):
     assert done.returncode == 0, done.stderr
     page = (tmp_path / 'o' / 'report' / 'compare_test_mixture.html').read_text()
     assert 'a · b' in page
+    files = [str(tmp_path / name / 'eval' / 'test_mixture.npz') for name in 'ab']
+    assert run('--compare', *files).returncode == 0
+    assert (tmp_path / 'a' / 'report' / 'compare_files.html').is_file()
     alone = run('--compare', str(tmp_path / 'a'), str(tmp_path / 'c'))
     assert alone.returncode == 1 and 'share no evaluation' in alone.stderr
     assert alone.stderr.strip().count('\n') == 0
