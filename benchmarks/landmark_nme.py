@@ -210,19 +210,14 @@ def under(points: np.ndarray, hole: np.ndarray) -> np.ndarray:
 def predictor_rows(args: argparse.Namespace, run: str, kind: str) -> dict[str, np.ndarray]:
     """Points (N,68,2) of a run in pixels of the stored images, and its scores (N,)."""
     from fi_jax import predict, sharding
-    from fi_jax.runs import load_run
+    from fi_jax.runs import load_predictor
 
-    config = make_config(args)
-    trained = json.loads((Path(run) / 'config.json').read_text())
-    config.landmarks.update(trained['landmarks'])
-    for name in ('widths', 'shapes'):
-        config.landmarks[name] = tuple(trained['landmarks'][name])
-    mesh = sharding.make_mesh()
-    method, state = load_run(config, run, mesh)
+    config, mesh = make_config(args), sharding.make_mesh()
+    _, method, nets, _ = load_predictor(run, '--runs', mesh)
     source = make_source(config.data, args.split)
     examples = EvalExamples(source, config, kind, args.limit, 50, frames=True)
     out: dict[str, list[Any]] = {'points': []}
-    for batch in predict.predictions(method, examples, config, mesh, 100, 50)(state.nets):
+    for batch in predict.predictions(method, examples, config, mesh, 100, 50)(nets):
         for row in np.flatnonzero(batch['weight']):
             points = unsquare(batch['points'][row], batch['frame'][row], config.res)
             out['points'].append(points)
@@ -369,19 +364,18 @@ def speed(args: argparse.Namespace) -> None:
     import jax
 
     from fi_jax import sharding, steps
-    from fi_jax.runs import load_run
+    from fi_jax.runs import load_predictor
     from fi_jax.state import example_batch
 
-    config = make_config(args)
-    method, state = load_run(config, args.run, sharding.make_mesh())
+    config, method, nets, _ = load_predictor(args.run, '--run', sharding.make_mesh())
     for size in (1, 16):
         batch = example_batch(config.res, size)
         run = jax.jit(steps.make_predict_step(method, 0, 8))
-        jax.block_until_ready(run(state.nets, batch))
+        jax.block_until_ready(run(nets, batch))
         taken = []
         for _ in range(20):
             begin = time.perf_counter()
-            jax.block_until_ready(run(state.nets, batch))
+            jax.block_until_ready(run(nets, batch))
             taken.append((time.perf_counter() - begin) / size)
         print(f'batch {size}: {1e3 * float(np.median(taken)):.2f} ms/image')
 

@@ -26,7 +26,7 @@ from fi_jax.input_pipeline.loader import EvalExamples, Tolerant, eval_batches, t
 from fi_jax.input_pipeline.sources import make_source
 from fi_jax.methods.landmarks import Landmarks
 from fi_jax.nets.shapes import DIM, Flow, LowRankMixture
-from fi_jax.runs import load_run
+from fi_jax.runs import load_predictor
 from fi_jax.state import bind_ema
 
 HEADS = {
@@ -36,10 +36,10 @@ HEADS = {
 }
 
 
-def residuals(config: Any, run: str, batches: Iterable[Any]) -> tuple[np.ndarray, ...]:
+def residuals(run: str, batches: Iterable[Any]) -> tuple[np.ndarray, ...]:
     """Context (N,C), residual u (N,136) and log of the scales' product (N,) of faces with truth."""
-    method, state = load_run(config, run, sharding.make_mesh())
-    system = Landmarks(config)
+    saved, method, nets, _ = load_predictor(run, '--run', sharding.make_mesh())
+    system = Landmarks(saved)
 
     @jax.jit
     def look(nets: Any, batch: Any) -> tuple[jax.Array, ...]:
@@ -51,7 +51,7 @@ def residuals(config: Any, run: str, batches: Iterable[Any]) -> tuple[np.ndarray
     parts = []
     for batch in batches:
         keep = (batch['has_landmarks'] > 0) & (batch['weight'] > 0)
-        parts.append([np.asarray(x)[keep] for x in look(state.nets, batch)])
+        parts.append([np.asarray(x)[keep] for x in look(nets, batch)])
     return tuple(np.concatenate(x) for x in zip(*parts, strict=True))
 
 
@@ -94,9 +94,9 @@ def main() -> None:
     config.data.landmarks, config.data.identities = args.landmarks, args.identities
     source = Tolerant(make_source(config.data, 'train'), 0.001)
     iterator = train_iterator(source, config)
-    train = residuals(config, args.run, (next(iterator) for _ in range(args.batches)))
+    train = residuals(args.run, (next(iterator) for _ in range(args.batches)))
     examples = EvalExamples(make_source(config.data, 'val'), config, 'mixture', 0, 50)
-    held_back = residuals(config, args.run, eval_batches(examples, config, 50))
+    held_back = residuals(args.run, eval_batches(examples, config, 50))
     print(f'{len(train[1])} training draws, {len(held_back[1])} faces held back', flush=True)
     # Of positions in sides of the frame, so that predictors can be compared.
     unit = held_back[2].mean()
