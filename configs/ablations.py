@@ -32,7 +32,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     'no_maps': {'loss.part': 0.0, 'loss.mask': 0.0, 'loss.landmark': 0.0},
     'no_features': {'loss.l1_features': 0.0},
     'no_mismatch': {'loss.mismatch': 0.0},
-    'no_guide': {'guide_dropout': 1.0},
+    'no_guide': {'guide_dropout': 1.0, 'loss.mismatch': 0.0},
     'no_landmarks': {
         'guide_dropout': 1.0,
         'loss.l1_features': 0.0,

@@ -5,6 +5,7 @@ All defaults live here. Durations are in steps, shares are of 1, sizes in pixels
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Mapping
 from typing import Any
@@ -343,7 +344,7 @@ def patch(config: ConfigDict, changes: Mapping[str, Any], why: str) -> None:
             node = node.get(head, ConfigDict())
         if last not in node:
             raise ValueError(f'{why}: config has no field {path!r}')
-        node[last] = value
+        node[last] = copy.deepcopy(value)
 
 
 def flat(config: ConfigDict, head: str = '') -> dict[str, Any]:

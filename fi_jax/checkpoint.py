@@ -246,7 +246,8 @@ class Checkpointer:
     def _refuse(self, step: int, problems: list[str]) -> None:
         if problems:
             raise ValueError(
-                f'{self._folder}/{step} does not fit this config: ' + '; '.join(problems)
+                f'{self._folder}/{step} does not fit this config: {"; ".join(problems)}; give the '
+                'config it was trained with, or train it again if an earlier version wrote it'
             )
 
 

@@ -283,8 +283,10 @@ def gather_aids(
     return aids
 
 
-def load_reader(run: str, mesh: Mesh) -> tuple[suite.Reader, dict[str, Any]]:
-    """The landmark reader of config.eval.reader, and what the protocol says of it.
+def load_reader(
+    run: str, mesh: Mesh, field: str = 'config.eval.reader'
+) -> tuple[suite.Reader, dict[str, Any]]:
+    """The landmark reader of a field, and what the protocol says of it.
 
     Its points are the most likely ones of a predictor that is told of no hole. Raises LookupError
     where none is named, otherwise as `load_predictor`.
@@ -294,7 +296,7 @@ def load_reader(run: str, mesh: Mesh) -> tuple[suite.Reader, dict[str, Any]]:
             'no reader of landmarks is named; train one with configs/landmarks.py and give its '
             'run folder as --config.eval.reader=runs/lm'
         )
-    saved, method, nets, step = load_predictor(run, 'config.eval.reader', mesh)
+    saved, method, nets, step = load_predictor(run, field, mesh)
 
     def find(nets: Any, images: jax.Array) -> jax.Array:
         assert method.predictor is not None

@@ -35,7 +35,9 @@ CHECKPOINT = flags.DEFINE_string(
 SAMPLES_DIR = flags.DEFINE_string('samples_dir', None, 'eval: score these images, of any program.')
 TRUTH_DIR = flags.DEFINE_string('truth_dir', '', 'Their originals; default: --samples_dir.')
 HOLES_DIR = flags.DEFINE_string('holes_dir', '', 'Their holes, white = missing; the same default.')
-COMPARE = flags.DEFINE_list('compare', None, 'eval: run folders to put side by side.')
+COMPARE = flags.DEFINE_list(
+    'compare', None, 'eval: run folders, or eval/*.npz files, to put side by side.'
+)
 TOPOLOGY = flags.DEFINE_string('topology', 'v5e:4x4', 'compile: the chips, or cpu:8.')
 PROFILE_STEPS = flags.DEFINE_string(
     'profile_steps', '', 'train: trace the steps first:last into WORKDIR/profile.'

@@ -9,7 +9,7 @@ import numpy as np
 
 HOLE_GREY = 128
 _GAP, _HEAD = 2, 14
-_RED = (255, 60, 60)
+RED = (255, 60, 60)
 _CHAINS = (
     (range(0, 17), False), (range(17, 22), False), (range(22, 27), False), (range(27, 31), False),
     (range(31, 36), False), (range(36, 42), True), (range(42, 48), True), (range(48, 60), True),
@@ -72,7 +72,7 @@ def sheet(
     many = told is not None and bool(np.nanmax(np.abs(told - told[:, :1]), initial=0) > 0)
     for k in range(samples.shape[1]):
         if told is not None and (many or k == 0):
-            faces = [with_face(*pair, _RED, tile) for pair in zip(damaged, told[:, k], strict=True)]
+            faces = [with_face(*pair, RED, tile) for pair in zip(damaged, told[:, k], strict=True)]
             columns.append((f'told {k}' if many else 'told', np.stack(faces)))
         columns.append((f'sample {k}', samples[:, k]))
     columns.append(('truth', batch['image']))

@@ -27,7 +27,7 @@ def load_run(config: Any, workdir: str | Path, mesh: Mesh) -> tuple[Method, Trai
     """
     if not (Path(workdir) / 'checkpoints').is_dir():
         raise FileNotFoundError(f'--workdir={workdir}: no checkpoints there; train this run first')
-    method = make_method(config)
+    method = _method_of(config, workdir)
     optimizers = make_optimizers(config, method.nets)
 
     def init() -> TrainState:
@@ -61,14 +61,29 @@ def load_predictor(
         raise FileNotFoundError(
             f'{field}={run!r}: not a run folder; name one of configs/landmarks.py'
         )
-    saved = ConfigDict(json.loads((Path(run) / 'config.json').read_text()))
-    method, state = load_run(saved, run, mesh)
-    if method.predictor is None:
+    saved = saved_config(run)
+    if _method_of(saved, run).predictor is None:
         raise ValueError(
             f'{field}={run!r}: a run of {saved.method}, which predicts no points; name one of '
             'configs/landmarks.py'
         )
+    method, state = load_run(saved, run, mesh)
     return saved, method, jax.device_get(state.nets), int(state.step)
+
+
+def saved_config(run: str | Path) -> ConfigDict:
+    """The config that a run was trained with."""
+    return ConfigDict(json.loads((Path(run) / 'config.json').read_text()))
+
+
+def _method_of(config: Any, run: str | Path) -> Method:
+    try:
+        return make_method(config)
+    except (AttributeError, KeyError) as error:
+        raise ValueError(
+            f'{run}: its config lacks a field ({error}), so an earlier version of fi_jax wrote it; '
+            'train it again'
+        ) from error
 
 
 def examples_of(config: Any, workdir: str | Path) -> tuple[str, Source, EvalExamples]:
@@ -84,7 +99,7 @@ def resolve_split(config: Any, workdir: str | Path, split: str) -> str:
     """'auto' -> 'test' where the data are those of the run's config.json, else 'all'."""
     if split != 'auto':
         return split
-    trained_on = json.loads((Path(workdir) / 'config.json').read_text())['data']
+    trained_on = saved_config(workdir).data
     same = all(trained_on[k] == config.data[k] for k in ('source', 'name', 'seed'))
     same &= Path(trained_on['path']).resolve() == Path(config.data.path).resolve()
     return 'test' if same else 'all'

@@ -184,7 +184,7 @@ def draw_samples(
 ) -> dict[str, jax.Array]:
     """num_samples completions of each image of a prepared batch, from the averaged weights.
 
-    Returns the method's outputs, each (B,N,H,W,C), and `composite`, uint8, whose visible pixels
+    Returns the method's outputs, each (B,N,...), and `composite`, uint8, whose visible pixels
     are the image's own. Sample k of image i depends on (seed, i, k) alone; zero takes z = 0. vary:
     'structure' lets drawn landmarks alone vary over the samples, 'appearance' all else. Raises
     ValueError for a method that draws no image, or that draws no landmarks to vary.

@@ -29,10 +29,11 @@ from fi_jax.scoring import tolerate
 from fi_jax.state import TrainState, init_state
 from fi_jax.writers import Writer, save_json
 
-# A run that changes one of these is another run; all else may change, and is told.
+# A run that changes one of these, or the section that bears its method's name, is another run; all
+# else may change, and is told.
 FIXED = (
     'method', 'res', 'seed', 'batch_size', 'nets', 'gan', 'schedule', 'prior', 'extractor_input',
-    'landmarks', 'data.flip', 'data.hull', 'data.holes', 'data.bent_holes', 'data.augment',
+    'data.flip', 'data.hull', 'data.holes', 'data.bent_holes', 'data.augment',
 )  # fmt: skip
 
 
@@ -239,10 +240,11 @@ def flat(settings: Mapping[str, Any], head: str = '') -> dict[str, Any]:
 
 def fixed_settings(config: Any) -> dict[str, Any]:
     """The settings that a resume must find unchanged, by dotted path."""
+    heads = tuple(f'{head}.' for head in (*FIXED, config.method))
     return {
         path: value
         for path, value in flat(settings_of(config)).items()
-        if f'{path}.'.startswith(tuple(f'{head}.' for head in FIXED))
+        if f'{path}.'.startswith(heads)
     }
 
 
@@ -270,7 +272,10 @@ def check_resume(
     if 'settings' not in meta:
         logging.warning('the checkpoint is of an earlier version: its config is not checked')
         return
-    found = changes(meta['settings'], fixed_settings(config))
+    fixed = fixed_settings(config)
+    # What one of two versions of the code does not know cannot have been changed.
+    both = meta['settings'].keys() & fixed.keys()
+    found = changes(*({path: x[path] for path in both} for x in (meta['settings'], fixed)))
     begun = {stage: first for stage, first, _ in spans(meta['steps']) if first < step}
     found += changes(
         {f'first step of {stage}': first for stage, first in begun.items()},

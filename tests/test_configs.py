@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from configs import ablations, common, quickstart, stage1, stage2
+from configs import ablations, common, landmarks, quickstart, stage1, stage2
 from fi_jax import features
 from fi_jax.methods import make_method
 from fi_jax.optim import make_optimizers
@@ -266,3 +266,18 @@ def test_a_rate_for_no_net_is_refused(tiny_config):
     config.optim.lr_scale.critic = 2.0
     with pytest.raises(ValueError, match=r"lr_scale: no net called \['critic'\]; .*'d_global'"):
         make_optimizers(config, make_method(config).nets)
+
+
+def test_two_configs_share_no_settings():
+    first = landmarks.get_config()
+    first.data.bent_holes.none = 0.25
+    first.steps.landmarks = 7
+    second = landmarks.get_config()
+    assert second.data.bent_holes.none == 1 and second.steps.landmarks > 7
+
+
+def test_parts_of_a_batch_must_hold_whole_pairs():
+    config = get('stage2')
+    config.batch_size, config.accumulate = 6, 2
+    with pytest.raises(ValueError, match=r'batch_size=6, config\.accumulate=2: .* even size'):
+        make_method(config)

@@ -204,6 +204,18 @@ def test_the_training_example_keeps_image_hole_and_points_together():
     assert np.abs(example['landmarks'] - lm.mean_landmarks((64, 64))).max() > 1  # it moved
 
 
+def test_bent_faces_have_holes_of_their_own():
+    config = landmarks.get_config()
+    config.data.augment.bend, config.data.augment.still = 1.0, 1.0
+    config.data.bent_holes, config.data.holes = {'none': 1.0}, {'centre': 1.0}
+    points = lm.mean_landmarks((109, 89))
+    for known in (True, False):
+        record = Record(dots(points, (109, 89)), 'a', points if known else None)
+        make, rng = loader.TrainExample(config), np.random.default_rng(0)
+        kinds = {int(make((0, record, record.image), rng)['hole_kind']) for _ in range(8)}
+        assert kinds == {holes.KINDS.index('none' if known else 'centre')}
+
+
 @pytest.mark.parametrize('size', [(109, 89), (64, 100), (64, 64)])
 def test_unsquare_undoes_square(size):
     points = np.random.default_rng(0).uniform(0, 60, (68, 2)).astype(np.float32)

@@ -254,7 +254,7 @@ def test_csv_and_latex_hold_the_numbers_of_the_summary():
     assert {line.count('&') for line in lines} == {columns - 1}
     results.scores['samples']['psnr_hole/mean'] *= -1
     below = tables.latex(results, res.summarise(results)).split('toprule')[1]
-    assert below.isascii() and '{-' in below + below.replace('$-', '{-')
+    assert below.isascii() and ('$-' in below or '{-' in below)
 
 
 def test_best_is_bold_and_never_the_real_image():

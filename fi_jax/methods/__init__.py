@@ -58,10 +58,11 @@ class Method:
 
     inputs(batch) gives each net's example arguments, for initialisation. sample(nets, batch,
     noise) with noise (B, noise_dim) gives {'image': (B,H,W,3) in [-1,1]} and any of landmark_map,
-    face_mask, face_part. watch(nets, batch, key) gives scalars and vectors that say whether z is
-    used. The last structure_dim numbers of the noise choose the landmarks, all others the rest.
-    They and the losses see prepared batches (`fi_jax.features.prepare`). Of `sample` and
-    `predictor` a method has one.
+    face_mask, face_part, and told (B,68,2), the landmarks that led, in pixels, NaN where none did.
+    watch(nets, batch, key) gives scalars and vectors that say whether z is used. The last
+    structure_dim numbers of the noise choose the landmarks, all others the rest. They and the
+    losses see prepared batches (`fi_jax.features.prepare`). Of `sample` and `predictor` a method
+    has one.
     """
 
     nets: Mapping[str, Any]

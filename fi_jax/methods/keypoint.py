@@ -589,8 +589,11 @@ def make(config: Any) -> Method:
     ):
         if value not in known:
             raise ValueError(f'config.{name}={value!r}: choose one of {list(known)}')
-    if config.batch_size % 2:
-        raise ValueError(f'config.batch_size={config.batch_size}: path S draws twins; choose even')
+    if config.batch_size % (2 * config.accumulate):
+        raise ValueError(
+            f'config.batch_size={config.batch_size}, config.accumulate={config.accumulate}: path S '
+            'draws twins; choose parts of an even size'
+        )
     system = Keypoint(config)
     return Method(
         nets=system.nets(),

@@ -270,7 +270,7 @@ def predict_points(
 
 # ---------------------------------------------------------------------------------- pictures
 
-_RED, _GREEN, _BLUE = (255, 60, 60), (60, 220, 60), (70, 130, 255)
+_GREEN, _BLUE = (60, 220, 60), (70, 130, 255)
 _TILE = 192
 
 
@@ -284,7 +284,7 @@ def draw_regions(image: np.ndarray, points: np.ndarray, samples: np.ndarray) -> 
         long, short = radius * scale * np.sqrt(values[::-1])
         angle = math.degrees(math.atan2(axes[1, 1], axes[0, 1]))
         box = (tuple(map(float, centre)), (2 * float(long), 2 * float(short)), angle)
-        cv2.ellipse(out, box, _RED, 1, cv2.LINE_AA)
+        cv2.ellipse(out, box, pictures.RED, 1, cv2.LINE_AA)
     return out
 
 
@@ -300,7 +300,8 @@ def sheet(drawn: Mapping[str, np.ndarray]) -> np.ndarray:
     }
     for k in range(min(3, drawn['samples'].shape[1])):
         columns[f'shape {k}'] = [
-            pictures.with_face(damaged[i], drawn['samples'][i, k], _RED, _TILE) for i in rows
+            pictures.with_face(damaged[i], drawn['samples'][i, k], pictures.RED, _TILE)
+            for i in rows
         ]
     columns['truth'] = [
         pictures.with_face(drawn['image'][i], drawn['landmarks'][i], _GREEN, _TILE)
