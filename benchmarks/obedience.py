@@ -90,11 +90,12 @@ def main() -> None:
     parser.add_argument('--holes', default='centre')
     parser.add_argument('--limit', type=int, default=100)
     parser.add_argument('--strength', type=float, default=1.0)
+    parser.add_argument('--guidance', type=float, default=1.0, help='config.guidance')
     parser.add_argument('--blur', type=float, default=0.0, help='of the bent photos, sigma, pixels')
     args = parser.parse_args()
 
     config = saved_config(args.workdir)
-    config.landmark_source = 'user'
+    config.landmark_source, config.guidance = 'user', args.guidance
     mesh = sharding.make_mesh()
     method, state = load_run(config, args.workdir, mesh)
     source = make_source(config.data, 'test')
@@ -144,7 +145,10 @@ def main() -> None:
                 pictures.with_face(x, p, pictures.RED, _TILE) for x, p in told
             ]
 
-    print(f'{len(holes)} faces, holes {args.holes}, strength {args.strength}; points in the hole')
+    print(
+        f'{len(holes)} faces, holes {args.holes}, strength {args.strength}, '
+        f'guidance {args.guidance}; points in the hole'
+    )
     for finder, find in finders.items():
         found, photos = (
             measure({e: find(np.stack(x)) for e, x in images.items()}, points, holes)

@@ -133,6 +133,9 @@ def base(res: int, tiny: bool) -> ConfigDict:
     # that it draws for each sample.
     c.landmark_source = 'fen'
     c.predictor = ''  # that run's folder
+    # How hard landmarks lead at sampling. 1: as the nets draw with them; above, further away from
+    # what they draw without, for twice the time.
+    c.guidance = 1.0
 
     c.nets = ConfigDict(SIZES[32 if tiny else res])
     c.nets.hvae = 'dual'  # 'chain': V_f depends on V_l

@@ -573,3 +573,23 @@ def test_errors_near_the_landmarks_inside_the_hole_count_and_no_others(told):
     assert float(system.features_term(error.at[:, 2:, 2:].set(0.0), where)) < 1e-3
     unknown = where | {'has_landmarks': jnp.zeros(BATCH), 'landmarks': where['landmarks'] * jnp.nan}
     assert float(system.features_term(error, unknown)) == 0
+
+
+def test_guidance_goes_on_from_the_untold_image_through_the_told_one(told, tiny_config):
+    _, nets, prepared = told
+    config = tiny_config('stage2')
+    noise = jax.random.normal(
+        rng.key(0, 'test'), (BATCH, config.nets.z_dim + 2 * config.nets.v_dim)
+    )
+
+    def image(source, guidance):
+        config.landmark_source, config.guidance = source, guidance
+        return np.asarray(Keypoint(config).sample(nets, prepared, noise)['image'])
+
+    one, two, none = (image('user', strength) for strength in (1.0, 2.0, 0.0))
+    assert distance(one, none) > 1e-3
+    np.testing.assert_allclose(two, np.clip(2 * one - none, -1, 1), atol=1e-5)
+    np.testing.assert_array_equal(image('fen', 2.0), image('fen', 1.0))
+    config.guidance = -1.0
+    with pytest.raises(ValueError, match=r'config\.guidance=-1\.0'):
+        make_method(config)

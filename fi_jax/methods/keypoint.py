@@ -501,7 +501,7 @@ class Keypoint:
         z = reparameterise(*self.prior(nets, batch), unit)
         s = self.complete(nets, batch, z, noise_v)
         out = {
-            'image': s.image,
+            'image': self.guided(nets, batch, s, noise_v),
             'landmark_map': jax.nn.sigmoid(s.embedding.landmark_logits),
             'face_mask': jax.nn.sigmoid(s.embedding.mask_logits),
             'face_part': s.embedding.part,
@@ -510,6 +510,19 @@ class Keypoint:
             known = batch['has_landmarks'][:, None, None] > 0
             out['told'] = jnp.where(known, batch['landmarks'], jnp.nan)
         return out
+
+    def guided(self, nets: Nets, batch: Batch, s: Path, noise_v: jax.Array) -> jax.Array:
+        """The image, moved further from what the same z gives without landmarks.
+
+        The extrapolation of classifier-free guidance (Ho & Salimans, 2022), in pixels: training
+        leaves the guide out at random, so the nets know both.
+        """
+        strength = self.config.guidance
+        if strength == 1.0 or self.config.landmark_source == 'fen':
+            return s.image
+        untold = {**batch, 'guide': jnp.zeros_like(batch['guide'])}
+        bare = self.complete(nets, untold, s.z, noise_v).image
+        return jnp.clip(bare + strength * (s.image - bare), -1.0, 1.0)
 
     def watch(self, nets: Nets, batch: Batch, key: jax.Array) -> Terms:
         """Whether z is used: by the Extractor, by the embedding, in the hole; and what pulls."""
@@ -589,6 +602,10 @@ def make(config: Any) -> Method:
     ):
         if value not in known:
             raise ValueError(f'config.{name}={value!r}: choose one of {list(known)}')
+    if config.guidance < 0:
+        raise ValueError(
+            f'config.guidance={config.guidance}: 0 ignores landmarks; choose 0 or more'
+        )
     if config.batch_size % (2 * config.accumulate):
         raise ValueError(
             f'config.batch_size={config.batch_size}, config.accumulate={config.accumulate}: path S '
