@@ -151,10 +151,12 @@ def predict_run(config: Any, workdir: str | Path) -> Path:
     out = Path(options.out) if options.out else Path(workdir) / 'points.npz'
     run = predictions(method, examples, config, mesh, options.num_samples, options.batch_size)
     found: dict[str, list[np.ndarray]] = {}
-    for number, batch in enumerate(run(state.nets)):
+    for number, filled in enumerate(run(state.nets)):
+        real = filled['weight'] > 0  # the last batch is filled up
+        batch = jax.tree.map(lambda x: x[real], filled)  # noqa: B023
         if number == 0 and jax.process_index() == 0:
             save_png(out.with_suffix('.png'), method.predictor.sheet(batch))
-        for row in np.flatnonzero(batch['weight']):
+        for row in range(len(batch['weight'])):
             frame = batch['frame'][row]
             answer = {
                 'name': np.array(source[int(batch['index'][row])].name),

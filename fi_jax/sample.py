@@ -47,10 +47,10 @@ def sample_run(config: Any, workdir: str | Path) -> Path:
         drawn = jax.device_get(draw(state.nets, sharding.shard_batch(batch, mesh)))
         if jax.process_index():
             continue
+        real = drawn['weight'] > 0  # the last batch is filled up
+        drawn = {name: x[real] for name, x in drawn.items()}
         save_png(out / f'sheet_{number:04d}.png', pictures.sheet(drawn, drawn))
         for row in range(len(drawn['index'])):
-            if not drawn['weight'][row]:
-                continue
             face = out / PurePosixPath(source[int(drawn['index'][row])].name).with_suffix('')
             image, hole = drawn['image'][row], drawn['hole'][row]
             save_png(face / 'truth.png', image)

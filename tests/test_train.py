@@ -121,6 +121,8 @@ def test_samples_keep_every_visible_pixel_and_differ_inside_the_hole(quick_run, 
     config.sample.out = str(tmp_path / 'out')
     faces = [p for p in sample_run(config, workdir).iterdir() if p.is_dir()]
     assert len(faces) == 3
+    sheet = cv2.imread(str(tmp_path / 'out' / 'sheet_0000.png'))
+    assert (sheet.shape[0] - 16) // 98 == 3  # no row for what fills the batch
     for face in faces:
         truth, hole = (cv2.imread(str(face / f'{n}.png')) for n in ('truth', 'hole'))
         samples = [cv2.imread(str(face / f'sample_{k:02d}.png')) for k in range(3)]
