@@ -195,9 +195,8 @@ def test_the_real_steps_exchange_gradients_and_no_more(tiny_config, stage, fsdp,
     assert set(sent) <= {'all-reduce', 'reduce-scatter', 'all-gather'}
     assert sent.get('all-gather', 0) <= 1.05 * gathers
     # The kernels of upsampling and of the dense parts are summed in the larger form in which a
-    # layer multiplies by them, before that is folded back onto the weights; and D_local's, seen in
-    # passes of their own, are summed by pass.
-    assert sent.get('all-reduce', 0) + sent.get('reduce-scatter', 0) <= 1.12 * gradients
+    # layer multiplies by them, before that is folded back onto the weights.
+    assert sent.get('all-reduce', 0) + sent.get('reduce-scatter', 0) <= 1.1 * gradients
 
 
 @pytest.mark.slow

@@ -372,16 +372,17 @@ class Keypoint:
             stats = {'update_stats': True}
         pairs = twins({name: batch[name] for name in ('image', 'hole', 'guide')})
         fake = jax.lax.stop_gradient(composite(fake, pairs))
-        on_real = scores(nets, batch['image'], batch, frozen=False, **stats)
+        guide = swapped(batch['guide'])
+        views = (local_view(batch['image'], batch['hole'], g) for g in (batch['guide'], guide))
+        # In one pass: devices sum the gradients of each pass apart.
+        own, other = split_paths(nets['d_local'](two_paths(*views), **stats))
+        on_real = {'d_global': nets['d_global'](batch['image'], **stats), 'd_local': own}
         on_fake = scores(nets, fake, pairs, frozen=False)
         terms = {n: losses.critic_loss(kind, on_real[n], on_fake[n]).mean() for n in CRITICS}
         margins = {f'{n}_margin': (on_real[n] - on_fake[n]).mean() for n in CRITICS}
-        if self.config.loss.mismatch > 0:
-            guide = swapped(batch['guide'])
-            both = batch['guide'][:, 0, 0, -1] * guide[:, 0, 0, -1]
-            view = local_view(batch['image'], batch['hole'], guide)
-            each = losses.critic_loss(kind, on_real['d_local'], nets['d_local'](view))
-            terms['d_local_mismatch'] = (each * both).sum() / jnp.maximum(both.sum(), 1.0)
+        both = batch['guide'][:, 0, 0, -1] * guide[:, 0, 0, -1]
+        each = losses.critic_loss(kind, own, other)
+        terms['d_local_mismatch'] = (each * both).sum() / jnp.maximum(both.sum(), 1.0)
         weights = {'d_local_mismatch': self.config.loss.mismatch}
         total = sum(weights.get(name, 1.0) * x for name, x in terms.items())
         return jnp.asarray(total), terms | margins
