@@ -26,7 +26,8 @@ import numpy as np
 from benchmarks import timing
 from configs import stage1
 from fi_jax.input_pipeline import holes, loader
-from fi_jax.input_pipeline.sources import Source, decode, make_source
+from fi_jax.input_pipeline.records import Source, decode
+from fi_jax.input_pipeline.sources import make_source
 
 READ_AHEAD = 8  # batches; at least what grain keeps ready
 PARTS = ('read', 'decode', 'crop and flip', 'hole', 'face maps')

@@ -32,7 +32,8 @@ import numpy as np
 from fi_jax import landmarks as lm
 from fi_jax.input_pipeline import holes
 from fi_jax.input_pipeline.loader import EvalExamples, unsquare
-from fi_jax.input_pipeline.sources import decode, make_source
+from fi_jax.input_pipeline.records import decode
+from fi_jax.input_pipeline.sources import make_source
 
 KINDS = (
     'none', 'centre', 'rectangle', 'strokes', 'eyes', 'nose', 'mouth', 'lower_half', 'half_face',

@@ -26,10 +26,11 @@ from benchmarks import timing
 from fi_jax import landmarks as lm
 from fi_jax.input_pipeline import (
     alignment,
+    archives,
     detectors,
     extract_landmarks,
     landmark_shards,
-    sources,
+    records,
     vertex_map,
 )
 
@@ -58,14 +59,14 @@ class Faces:
     """Annotated faces: images, points and the quarter each belongs to."""
 
     def __init__(self, images: str, truth: str):
-        self.source = sources.Zip(images)
+        self.source = archives.Zip(images)
         with open(truth, encoding='utf-8') as file:
             by_name = {r['file']: r for r in json.load(file)}
         self.index = [i for i, name in enumerate(self.source.names) if name in by_name]
-        records = [by_name[self.source.names[i]] for i in self.index]
-        self.points = np.array([r['points'] for r in records])
+        chosen = [by_name[self.source.names[i]] for i in self.index]
+        self.points = np.array([r['points'] for r in chosen])
         self.fold = np.array([
-            int(hashlib.sha256(r['group'].encode()).hexdigest(), 16) % FOLDS for r in records
+            int(hashlib.sha256(r['group'].encode()).hexdigest(), 16) % FOLDS for r in chosen
         ])  # fmt: skip
 
     def __len__(self) -> int:
@@ -73,7 +74,7 @@ class Faces:
 
     def image(self, i: int) -> np.ndarray:
         record = self.source[self.index[i]]
-        return sources.decode(record.image, record.name)
+        return records.decode(record.image, record.name)
 
     def nearest(self, candidates: list[np.ndarray], i: int) -> np.ndarray | None:
         """Of several faces found, that of the annotation, if one is there at all."""
@@ -264,13 +265,13 @@ def agree(args: argparse.Namespace) -> None:
 
 def speed(args: argparse.Namespace) -> None:
     """The job's function against the bare detector, interleaved, one process."""
-    source = sources.Zip(args.faces)
+    source = archives.Zip(args.faces)
     detector = extract_landmarks.MediaPipe(args.model)
     cv2.setNumThreads(0)
     step = max(len(source) // args.images, 1)
     index = list(range(0, len(source), step))[: args.images]
     seen = [
-        extract_landmarks.show(sources.decode(source[i].image, source.names[i]), detector.views[0])[
+        extract_landmarks.show(records.decode(source[i].image, source.names[i]), detector.views[0])[
             0
         ]
         for i in index

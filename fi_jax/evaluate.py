@@ -25,7 +25,8 @@ from fi_jax import features, guidance, predict, report, sharding
 from fi_jax import results as res
 from fi_jax.input_pipeline.folders import FolderExamples, visible_change
 from fi_jax.input_pipeline.loader import EvalExamples, Example
-from fi_jax.input_pipeline.sources import Source, make_source
+from fi_jax.input_pipeline.records import Source
+from fi_jax.input_pipeline.sources import make_source
 from fi_jax.methods import Method
 from fi_jax.metrics import distribution, fills, image, suite
 from fi_jax.results import Results

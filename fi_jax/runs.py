@@ -14,7 +14,8 @@ from ml_collections import ConfigDict
 from fi_jax import guidance, sharding
 from fi_jax.checkpoint import Checkpointer
 from fi_jax.input_pipeline.loader import EvalExamples
-from fi_jax.input_pipeline.sources import Source, make_source
+from fi_jax.input_pipeline.records import Source
+from fi_jax.input_pipeline.sources import make_source
 from fi_jax.methods import Method, make_method
 from fi_jax.optim import make_optimizers
 from fi_jax.state import NetState, TrainState, init_state

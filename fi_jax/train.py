@@ -21,7 +21,8 @@ from fi_jax import evaluate, pictures, predict, sharding, steps
 from fi_jax.checkpoint import Checkpointer, warm_start
 from fi_jax.faults import HostWatch, NonFinite, Preempted, Preemption
 from fi_jax.input_pipeline.loader import EvalExamples, Tolerant, eval_batches, train_iterator
-from fi_jax.input_pipeline.sources import Source, make_source
+from fi_jax.input_pipeline.records import Source
+from fi_jax.input_pipeline.sources import make_source
 from fi_jax.meter import Clock, Meter, Profile
 from fi_jax.methods import Method, make_method
 from fi_jax.optim import make_optimizers

@@ -21,12 +21,13 @@ from PIL import Image
 from fi_jax import landmarks as lm
 from fi_jax.input_pipeline import (
     alignment,
+    archives,
     detectors,
     extract_landmarks,
     landmark_pages,
     landmark_shards,
+    records,
     shard_pool,
-    sources,
     vertex_map,
 )
 from fi_jax.input_pipeline.landmark_shards import LandmarkRow
@@ -499,7 +500,7 @@ def test_the_page_shows_what_was_found_and_what_was_not(drawn, done):
 
 @pytest.mark.parametrize('hull', ['face68', 'extended'])
 def test_exported_features_are_those_of_the_pipeline(drawn, done, tmp_path, hull):
-    source, table = sources.Zip(drawn[0] / 'faces.zip'), landmark_shards.read_table(done[0])
+    source, table = archives.Zip(drawn[0] / 'faces.zip'), landmark_shards.read_table(done[0])
     assert landmark_pages.export_features(source, table, str(tmp_path), hull, limit=4) == 4
     name = drawn[1][0]
 
@@ -511,7 +512,7 @@ def test_exported_features_are_those_of_the_pipeline(drawn, done, tmp_path, hull
     assert np.array_equal(read('mask'), 255 * mask[..., 0])
     points = lm.draw_points(table[name].points, (48, 48))
     assert np.array_equal(read('landmarks'), 255 * points[..., 0])
-    image = sources.decode(source[0].image, name)
+    image = records.decode(source[0].image, name)
     assert np.array_equal(read('part'), image * mask)
     assert read('points').shape == (48, 48, 3)
 
@@ -522,7 +523,7 @@ def test_export_never_leaves_its_folder(tmp_path):
             return 1
 
         def __getitem__(self, index):
-            return sources.Record(np.zeros((48, 48, 3), np.uint8), '../out.png')
+            return records.Record(np.zeros((48, 48, 3), np.uint8), '../out.png')
 
     table = {'../out.png': LandmarkRow('../out.png', lm.mean_landmarks((48, 48)))}
     with pytest.raises(ValueError, match='leads outside'):
@@ -541,7 +542,7 @@ def mediapipe_model(shared):
 
 @pytest.mark.shared
 def test_mediapipe_finds_small_photographs_as_people_would(shared, mediapipe_model):
-    source = sources.Zip(shared / 'data' / 'faces' / 'celeba_aligned_89x109.zip')
+    source = archives.Zip(shared / 'data' / 'faces' / 'celeba_aligned_89x109.zip')
     dlib = landmark_shards.read_table(shared / 'data' / 'faces' / 'celeba_dlib68.npz')
     detector = extract_landmarks.MediaPipe(mediapipe_model)
     away, found = [], 0

@@ -15,7 +15,7 @@ from fi_jax import features, sharding, steps
 from fi_jax import landmarks as lm
 from fi_jax.evaluate import evaluate_run
 from fi_jax.input_pipeline import augment, holes, loader
-from fi_jax.input_pipeline.sources import Record
+from fi_jax.input_pipeline.records import Record
 from fi_jax.methods import landmarks as method
 from fi_jax.methods import make_method
 from fi_jax.nets.landmark_predictor import MobileNetPredictor

@@ -10,7 +10,7 @@ import pytest
 from fi_jax import landmarks as lm
 from fi_jax.input_pipeline import holes, loader
 from fi_jax.input_pipeline.procedural import ProceduralFaces
-from fi_jax.input_pipeline.sources import BadImage, Record
+from fi_jax.input_pipeline.records import BadImage, Record
 from fi_jax.state import example_batch
 
 FACES = 20  # so that batches of 8 cross the epoch's end in the third step

@@ -6,7 +6,7 @@ import pytest
 
 from fi_jax import landmarks as topology
 from fi_jax.input_pipeline.procedural import ProceduralFaces, face
-from fi_jax.input_pipeline.sources import Record
+from fi_jax.input_pipeline.records import Record
 
 FACES = 150
 

@@ -10,7 +10,16 @@ import pytest
 from PIL import Image
 
 from fi_jax import landmarks as lm
-from fi_jax.input_pipeline import alignment, landmark_shards, prepare, published, sources
+from fi_jax.input_pipeline import (
+    alignment,
+    joins,
+    landmark_shards,
+    prepare,
+    published,
+    records,
+    sources,
+    tfds,
+)
 from fi_jax.input_pipeline.landmark_shards import LandmarkRow
 
 COUNT = 12
@@ -59,7 +68,7 @@ def test_celeba_has_its_official_splits_persons_and_attributes(celeba):
     assert record.name == '000009.jpg' and record.identity == 104
     assert list(record.attributes) == TITLES and record.attributes['A0'] == int(8 % 3 != 0)
     data = argparse.Namespace(source='celeba', path=str(root), landmarks=None)
-    assert [len(sources.make_source(data, s)) for s in (*sources.SPLITS, 'all')] == [7, 3, 2, 12]
+    assert [len(sources.make_source(data, s)) for s in (*joins.SPLITS, 'all')] == [7, 3, 2, 12]
 
 
 def test_the_official_numbers():
@@ -148,7 +157,7 @@ def test_a_published_set_is_packed_with_its_splits_attributes_and_terms(celeba, 
     assert metadata['split_rule'] == facts.rule and metadata['terms'] == facts.terms
     digest = hashlib.sha256(b'000011.jpg\n000012.jpg').hexdigest()
     assert metadata['split_names_sha256']['test'] == digest
-    read = sources.tfds_source('faces', 'val', str(out))
+    read = tfds.tfds_source('faces', 'val', str(out))
     expected = published.celeba(str(root), facts)
     for i in range(3):
         one, other = read[i], expected[7 + i]
@@ -162,8 +171,8 @@ def test_a_packed_set_is_packed_again_with_the_same_splits(celeba):
     arguments = ['--source=tfds', '--set=faces', f'--data_dir={out}', '--name=again',
                  f'--out={out}']  # fmt: skip
     assert prepare.main(arguments) == 0
-    for split in sources.SPLITS:
-        one, other = (sources.tfds_source(n, split, str(out)) for n in ('faces', 'again'))
+    for split in joins.SPLITS:
+        one, other = (tfds.tfds_source(n, split, str(out)) for n in ('faces', 'again'))
         assert [one[i] for i in range(len(one))] == [other[i] for i in range(len(other))]
 
 
@@ -183,13 +192,13 @@ def test_aligned_faces_store_the_way_back(celeba, tmp_path):
     assert prepare.main(arguments) == 0
     listed = (out / 'faces' / 'bad.jsonl').read_text()
     assert json.loads(listed) == {'name': '000003.jpg', 'reason': prepare.NO_LANDMARKS}
-    read = sources.tfds_source('faces', 'all', str(out))
+    read = tfds.tfds_source('faces', 'all', str(out))
     assert len(read) == COUNT - 1
     mean = lm.mean_landmarks((32, 32))
     for i in range(len(read)):
         record = read[i]
         original = faces[names.index(record.name)]
-        assert sources.decode(record.image, record.name).shape == (32, 32, 3)
+        assert records.decode(record.image, record.name).shape == (32, 32, 3)
         assert np.abs(record.landmarks - mean).max() < 0.05
         assert np.abs(alignment.apply(record.to_source, mean) - original).max() < 0.05
     assert len(list((tmp_path / 'png').glob('*/mask.png'))) == COUNT - 1
@@ -199,12 +208,12 @@ def test_drawn_faces_are_packed_as_png(tmp_path):
     arguments = ['--source=procedural', '--length=6', '--size=32', '--name=drawn',
                  f'--out={tmp_path}', '--test_share=0.2', '--val_share=0.2']  # fmt: skip
     assert prepare.main(arguments) == 0
-    read = sources.tfds_source('drawn', 'all', str(tmp_path))
+    read = tfds.tfds_source('drawn', 'all', str(tmp_path))
     drawn = sources.make_source(
         argparse.Namespace(source='procedural', length=6, size=32, seed=0), 'all'
     )
     by_name = {drawn[i].name: drawn[i] for i in range(6)}
     for i in range(6):
         expected = by_name[read[i].name]
-        assert np.array_equal(sources.decode(read[i].image, 'x'), expected.image)
+        assert np.array_equal(records.decode(read[i].image, 'x'), expected.image)
         assert np.array_equal(read[i].landmarks, expected.landmarks)

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fi_jax.input_pipeline import landmark_shards, prepare, sources
+from fi_jax.input_pipeline import archives, joins, landmark_shards, prepare, records, sources, tfds
 from fi_jax.input_pipeline.landmark_shards import LandmarkRow
 
 
@@ -87,10 +87,10 @@ def config(**fields):
 def test_folder_and_zip_give_the_same_records_sorted_by_name(tmp_path, kind):
     images = IMAGES | STRAY
     if kind == 'folder':
-        source = sources.Folder(write_folder(tmp_path / 'faces', images))
+        source = archives.Folder(write_folder(tmp_path / 'faces', images))
     else:
         packing = zipfile.ZIP_STORED if kind == 'stored' else zipfile.ZIP_DEFLATED
-        source = sources.Zip(write_zip(tmp_path / 'faces.zip', images, packing))
+        source = archives.Zip(write_zip(tmp_path / 'faces.zip', images, packing))
     assert source.names == tuple(sorted(IMAGES))
     assert [r.name for r in (source[i] for i in range(len(source)))] == list(source.names)
     assert all(source[i].image == IMAGES[name] for i, name in enumerate(source.names))
@@ -102,9 +102,9 @@ def test_folder_and_zip_give_the_same_records_sorted_by_name(tmp_path, kind):
 def test_sources_pickle_and_are_shared_by_threads(tmp_path, kind):
     images = {f'{i}.png': encode(pixels(i)) for i in range(40)}
     if kind == 'folder':
-        source = sources.Folder(write_folder(tmp_path / 'faces', images))
+        source = archives.Folder(write_folder(tmp_path / 'faces', images))
     else:
-        source = sources.Zip(write_zip(tmp_path / 'faces.zip', images))
+        source = archives.Zip(write_zip(tmp_path / 'faces.zip', images))
     copy = pickle.loads(pickle.dumps(source))
     order = np.random.default_rng(0).integers(0, 40, 2000).tolist()
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
@@ -118,9 +118,9 @@ def test_sources_pickle_and_are_shared_by_threads(tmp_path, kind):
 def test_a_zip_whose_names_lead_outside_is_refused_and_none_is_extracted(tmp_path, name):
     path = write_zip(tmp_path / 'faces.zip', {name: IMAGES['b.png'], 'good.png': IMAGES['b.png']})
     with pytest.raises(ValueError, match='names a place outside the zip'):
-        sources.Zip(path)
+        archives.Zip(path)
     good = write_zip(tmp_path / 'good.zip', {'./a.png': IMAGES['b.png']})
-    assert sources.Zip(good)[0].image == IMAGES['b.png']
+    assert archives.Zip(good)[0].image == IMAGES['b.png']
     assert sorted(p.name for p in tmp_path.rglob('*')) == ['faces.zip', 'good.zip']
 
 
@@ -130,48 +130,48 @@ def test_every_flipped_bit_of_a_zip_member_is_noticed(tmp_path):
     start = whole.index(IMAGES['b.png'])
     for offset in range(start, start + len(IMAGES['b.png']), 7):
         path.write_bytes(whole[:offset] + bytes([whole[offset] ^ 1]) + whole[offset + 1 :])
-        with pytest.raises(sources.BadImage, match=r'x\.png.*CRC'):
-            sources.Zip(path)[0]
+        with pytest.raises(records.BadImage, match=r'x\.png.*CRC'):
+            archives.Zip(path)[0]
 
 
 @pytest.mark.parametrize('length', [0, 10, 300])
 def test_a_zip_that_shrinks_while_it_is_open_names_the_member(tmp_path, length):
     path = write_zip(tmp_path / 'faces.zip', {'x.png': IMAGES['b.png']})
-    source = sources.Zip(path)
+    source = archives.Zip(path)
     os.truncate(path, length)
-    with pytest.raises(sources.BadImage, match=r'x\.png.*damaged'):
+    with pytest.raises(records.BadImage, match=r'x\.png.*damaged'):
         source[0]
 
 
 def test_a_deflate_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
     path = write_zip(tmp_path / 'b.zip', {'x.png': b'\0' * 100_000}, zipfile.ZIP_DEFLATED)
-    monkeypatch.setattr(sources, 'MAX_FILE_BYTES', 50_000)
-    with pytest.raises(sources.BadImage, match=r'x\.png: 100,000 bytes'):
-        sources.Zip(path)[0]
+    monkeypatch.setattr(archives, 'MAX_FILE_BYTES', 50_000)
+    with pytest.raises(records.BadImage, match=r'x\.png: 100,000 bytes'):
+        archives.Zip(path)[0]
 
 
 def test_a_pipe_or_a_vanished_file_is_named_and_does_not_hang(tmp_path):
-    source = sources.Folder(write_folder(tmp_path, {'a.png': b'1', 'b.png': b'2'}))
+    source = archives.Folder(write_folder(tmp_path, {'a.png': b'1', 'b.png': b'2'}))
     (tmp_path / 'a.png').unlink()
     (tmp_path / 'b.png').unlink()
     os.mkfifo(tmp_path / 'b.png')
     for i, name in enumerate(source.names):
-        with pytest.raises(sources.BadImage, match=name):
+        with pytest.raises(records.BadImage, match=name):
             source[i]
 
 
 @pytest.mark.parametrize(
     ('kind', 'build', 'error', 'message'),
     [
-        (sources.Folder, lambda p: None, FileNotFoundError, 'no such folder'),
-        (sources.Folder, lambda p: p.mkdir(), ValueError, r'no images found; expected \.jpg'),
-        (sources.Folder, lambda p: p.write_bytes(b'x'), ValueError, "data.source='zip'"),
-        (sources.Zip, lambda p: None, FileNotFoundError, 'no such file'),
-        (sources.Zip, lambda p: p.mkdir(), ValueError, "data.source='folder'"),
-        (sources.Zip, lambda p: p.write_bytes(b'not a zip'), ValueError, 'not a readable zip'),
-        (sources.Zip, lambda p: write_zip(p, {'a.txt': b''}), ValueError, 'no images found'),
+        (archives.Folder, lambda p: None, FileNotFoundError, 'no such folder'),
+        (archives.Folder, lambda p: p.mkdir(), ValueError, r'no images found; expected \.jpg'),
+        (archives.Folder, lambda p: p.write_bytes(b'x'), ValueError, "data.source='zip'"),
+        (archives.Zip, lambda p: None, FileNotFoundError, 'no such file'),
+        (archives.Zip, lambda p: p.mkdir(), ValueError, "data.source='folder'"),
+        (archives.Zip, lambda p: p.write_bytes(b'not a zip'), ValueError, 'not a readable zip'),
+        (archives.Zip, lambda p: write_zip(p, {'a.txt': b''}), ValueError, 'no images found'),
         (
-            sources.Zip,
+            archives.Zip,
             lambda p: write_zip(p, {'a.png': b'x'}, zipfile.ZIP_LZMA),
             ValueError,
             r'a\.png is encrypted or packed in an unusual way',
@@ -192,7 +192,7 @@ def test_a_name_that_comes_twice_in_a_zip_is_refused(tmp_path):
         archive.writestr('a.png', b'1')
         archive.writestr('a.png', b'2')
     with pytest.raises(ValueError, match=r'two members are named a\.png'):
-        sources.Zip(tmp_path / 'z.zip')
+        archives.Zip(tmp_path / 'z.zip')
 
 
 # -------------------------------------------------------------------------------- decoding
@@ -203,7 +203,7 @@ def test_decode_agrees_with_pillow(kind):
     options = {'lossless': True} if kind == 'WEBP' else {}
     data = encode(pixels(5, 33, 21), kind, **options)
     expected = np.asarray(Image.open(io.BytesIO(data)).convert('RGB'), int)
-    decoded = sources.decode(data, 'x')
+    decoded = records.decode(data, 'x')
     assert decoded.dtype == np.uint8 and decoded.shape == (33, 21, 3)
     # Two builds of a JPEG library may round differently.
     assert np.abs(decoded - expected).max() <= (2 if kind == 'JPEG' else 0)
@@ -218,7 +218,7 @@ def test_decode_turns_an_image_upright_by_its_exif(kind, orientation):
     exif = Image.Exif()
     exif[0x112] = orientation
     options = {'lossless': True} if kind == 'WEBP' else {}
-    decoded = sources.decode(encode(corners, kind, exif=exif.tobytes(), **options), 'x').astype(int)
+    decoded = records.decode(encode(corners, kind, exif=exif.tobytes(), **options), 'x').astype(int)
     red = {1: (0, 0), 2: (0, 1), 3: (1, 1), 4: (1, 0), 5: (0, 0), 6: (0, 1), 7: (1, 1), 8: (1, 0)}
     assert decoded.shape == ((32, 64, 3) if orientation < 5 else (64, 32, 3))
     row, column = red[orientation]
@@ -242,22 +242,22 @@ def test_decode_turns_other_kinds_of_pixels_into_rgb():
         '1 bit': (encode(image.convert('1')), np.asarray(image.convert('1'))[..., None] * 255),
     }
     for name, (data, expected) in cases.items():
-        decoded = sources.decode(data, name)
+        decoded = records.decode(data, name)
         assert decoded.shape == (12, 8, 3) and decoded.dtype == np.uint8, name
         assert np.abs(decoded - np.broadcast_to(expected, (12, 8, 3))).max() == 0, name
     flat = Image.new('RGB', (16, 16), (200, 120, 40)).convert('CMYK')
-    cmyk = sources.decode(encode(flat, 'JPEG', quality=95), 'cmyk').astype(int)
+    cmyk = records.decode(encode(flat, 'JPEG', quality=95), 'cmyk').astype(int)
     assert np.abs(cmyk - (200, 120, 40)).max() <= 4
 
 
 def test_decode_takes_arrays():
     image = pixels(8)
-    assert np.array_equal(sources.decode(image, 'x'), image)
-    assert np.array_equal(sources.decode(image[..., :1], 'x'), np.repeat(image[..., :1], 3, 2))
-    assert np.array_equal(sources.decode(image[..., 0], 'x')[..., 2], image[..., 0])
+    assert np.array_equal(records.decode(image, 'x'), image)
+    assert np.array_equal(records.decode(image[..., :1], 'x'), np.repeat(image[..., :1], 3, 2))
+    assert np.array_equal(records.decode(image[..., 0], 'x')[..., 2], image[..., 0])
     for bad in (image / 255.0, image[..., :2], image[:0], np.zeros((2, 3, 4, 3), np.uint8)):
-        with pytest.raises(sources.BadImage, match='face 7'):
-            sources.decode(bad, 'face 7')
+        with pytest.raises(records.BadImage, match='face 7'):
+            records.decode(bad, 'face 7')
 
 
 @pytest.mark.parametrize(
@@ -268,23 +268,23 @@ def test_decode_takes_arrays():
     ids=['empty', 'text', 'gif', 'tiff', 'cut png', 'cut jpg', 'cut webp', 'hollow png'],
 )  # fmt: skip
 def test_what_is_no_image_is_refused_by_name(data):
-    with pytest.raises(sources.BadImage, match='face 7'):
-        sources.decode(data, 'face 7')
+    with pytest.raises(records.BadImage, match='face 7'):
+        records.decode(data, 'face 7')
 
 
 @pytest.mark.parametrize('side', [8_001, 12_000, 30_000, 60_000])
 def test_a_bomb_is_refused_by_its_header(side):
     # Hollow, so that an error about its contents would mean that it was decoded.
-    with pytest.raises(sources.BadImage, match=r'face 7.*make the image smaller'):
-        sources.decode(png_header(side, side), 'face 7')
+    with pytest.raises(records.BadImage, match=r'face 7.*make the image smaller'):
+        records.decode(png_header(side, side), 'face 7')
 
 
 def test_the_limit_of_pixels_holds_for_arrays_and_files_alike():
     image = pixels(10, 10, 10)
     for data in (image, encode(image)):
-        assert sources.decode(data, 'x', max_pixels=100).shape == (10, 10, 3)
-        with pytest.raises(sources.BadImage, match=r'10x10 is above the limit of 99'):
-            sources.decode(data, 'x', max_pixels=99)
+        assert records.decode(data, 'x', max_pixels=100).shape == (10, 10, 3)
+        with pytest.raises(records.BadImage, match=r'10x10 is above the limit of 99'):
+            records.decode(data, 'x', max_pixels=99)
 
 
 # ----------------------------------------------------------------------------- joining
@@ -294,12 +294,12 @@ def test_the_limit_of_pixels_holds_for_arrays_and_files_alike():
 def ten(tmp_path):
     """A folder of ten images."""
     images = {f'{i:02d}.png': encode(pixels(i)) for i in range(10)}
-    return sources.Folder(write_folder(tmp_path / 'ten', images))
+    return archives.Folder(write_folder(tmp_path / 'ten', images))
 
 
 def test_landmarks_are_joined_by_name_whatever_the_order(ten):
     rows = {f'{i:02d}.png': LandmarkRow(f'{i:02d}.png', points(i), found=i != 3) for i in range(9)}
-    joined = sources.with_landmarks(ten, dict(reversed(rows.items())))
+    joined = joins.with_landmarks(ten, dict(reversed(rows.items())))
     assert joined.names == ten.names and len(joined) == 10
     for i in range(10):
         if i in (3, 9):  # not found, no row
@@ -314,15 +314,15 @@ def test_landmarks_are_joined_by_name_whatever_the_order(ten):
 def test_a_join_without_overlap_shows_a_name_of_each_side(ten):
     rows = {'faces/00.png': LandmarkRow('faces/00.png', points())}
     with pytest.raises(ValueError, match=r"data\.landmarks.*'00\.png'.*'faces/00\.png'"):
-        sources.with_landmarks(ten, rows)
+        joins.with_landmarks(ten, rows)
     with pytest.raises(ValueError, match=r"data\.identities.*'00\.png'.*'0\.jpg'"):
-        sources.with_identities(ten, {'0.jpg': 1})
+        joins.with_identities(ten, {'0.jpg': 1})
 
 
 def test_identities_are_joined_by_name(ten, tmp_path):
     path = tmp_path / 'id.csv'
     path.write_text('file,identity\n07.png,12\n00.png,0\nother.png,3\n')
-    joined = sources.with_identities(ten, sources.read_identities(path))
+    joined = joins.with_identities(ten, joins.read_identities(path))
     assert [joined[i].identity for i in (0, 1, 7)] == [0, None, 12]
 
 
@@ -342,12 +342,12 @@ def test_a_bad_identity_file_names_its_line(tmp_path, text, message):
     path = tmp_path / 'id.csv'
     path.write_bytes(text.encode('latin-1'))
     with pytest.raises(ValueError, match=message) as caught:
-        sources.read_identities(path)
+        joins.read_identities(path)
     assert str(caught.value).startswith(f'data.identities={path}: ')
 
 
 def test_subset_keeps_the_order_of_its_indices(ten):
-    part = sources.subset(ten, [7, 2])
+    part = joins.subset(ten, [7, 2])
     assert part.names == ('07.png', '02.png')
     assert [part[0].name, part[1].name, part[-1].name] == ['07.png', '02.png', '02.png']
     with pytest.raises(IndexError):
@@ -358,13 +358,13 @@ def test_subset_keeps_the_order_of_its_indices(ten):
 
 
 def split_names(names, identities, *shares):
-    cut = sources.split_indices(names, identities, *shares)
+    cut = joins.split_indices(names, identities, *shares)
     return {split: {names[i] for i in indices} for split, indices in cut.items()}
 
 
 def test_splits_cover_all_images_once_at_the_asked_sizes():
     names = [f'{i:06d}.jpg' for i in range(8986)]
-    cut = sources.split_indices(names, None, 0.0556, 0.0541)
+    cut = joins.split_indices(names, None, 0.0556, 0.0541)
     assert {split: len(i) for split, i in cut.items()} == {'train': 8000, 'val': 500, 'test': 486}
     assert np.array_equal(np.sort(np.concatenate(list(cut.values()))), np.arange(8986))
     assert all(np.all(np.diff(i) > 0) for i in cut.values())
@@ -374,7 +374,7 @@ def test_a_person_is_in_one_split_only_and_the_size_is_not_exceeded():
     rng = np.random.default_rng(0)
     names = [f'{i}.jpg' for i in range(2000)]
     persons = [int(p) for p in rng.integers(0, 300, 2000)]
-    cut = sources.split_indices(names, persons, 0.1, 0.2)
+    cut = joins.split_indices(names, persons, 0.1, 0.2)
     seen = {split: {persons[i] for i in indices} for split, indices in cut.items()}
     assert not seen['train'] & seen['val']
     assert not seen['train'] & seen['test'] and not seen['val'] & seen['test']
@@ -398,7 +398,7 @@ def test_test_images_do_not_depend_on_the_share_of_val():
 def test_splits_are_the_same_in_every_process():
     # Pinned: a hash with a per-process salt, or a change of the rule, would move test images.
     names = [f'{i}.jpg' for i in range(20)]
-    cut = sources.split_indices(names, [i // 2 for i in range(20)], 0.2, 0.1)
+    cut = joins.split_indices(names, [i // 2 for i in range(20)], 0.2, 0.1)
     assert cut['test'].tolist() == PINNED['test'] and cut['val'].tolist() == PINNED['val']
 
 
@@ -406,12 +406,12 @@ PINNED = {'test': [12, 13], 'val': [0, 1, 6, 7]}
 
 
 def test_bad_shares_are_refused():
-    assert len(sources.split_indices(['a', 'b'], None, 0, 0)['train']) == 2
+    assert len(joins.split_indices(['a', 'b'], None, 0, 0)['train']) == 2
     for shares, message in (((-0.1, 0), 'val_share'), ((0, 1.0), 'test_share'), ((0.5, 0.5), 'tr')):
         with pytest.raises(ValueError, match=message):
-            sources.split_indices(['a'], None, *shares)
+            joins.split_indices(['a'], None, *shares)
     with pytest.raises(ValueError, match='1 identities for 2 names'):
-        sources.split_indices(['a', 'b'], [1], 0.1, 0.1)
+        joins.split_indices(['a', 'b'], [1], 0.1, 0.1)
 
 
 # ------------------------------------------------------------------------------ factory
@@ -428,7 +428,7 @@ def test_make_source_joins_and_splits_a_zip(tmp_path):
     data = config(
         source='zip', path=path, landmarks=shards, identities=csv, val_share=0.1, test_share=0.2
     )
-    opened = {split: sources.make_source(data, split) for split in (*sources.SPLITS, 'all')}
+    opened = {split: sources.make_source(data, split) for split in (*joins.SPLITS, 'all')}
     assert {split: len(s) for split, s in opened.items()} == {
         'train': 28, 'val': 4, 'test': 8, 'all': 40
     }  # fmt: skip
@@ -455,11 +455,11 @@ def test_make_source_names_the_field_to_mend(tmp_path, ten):
 
 def test_make_source_cuts_drawn_faces(tmp_path):
     data = config(source='procedural', length=50, size=32, seed=3, val_share=0.1, test_share=0.2)
-    opened = {split: sources.make_source(data, split) for split in (*sources.SPLITS, 'all')}
+    opened = {split: sources.make_source(data, split) for split in (*joins.SPLITS, 'all')}
     assert [len(s) for s in opened.values()] == [35, 5, 10, 50]
     names = {split: {s[i].name for i in range(0, len(s), 4)} for split, s in opened.items()}
     assert names['train'].isdisjoint(names['test'] | names['val'])
-    assert sources.decode(opened['val'][0].image, 'x').shape == (32, 32, 3)
+    assert records.decode(opened['val'][0].image, 'x').shape == (32, 32, 3)
     assert opened['val'][0].landmarks.shape == (68, 2)
 
 
@@ -499,11 +499,11 @@ def same(one, other):
     return dataclasses.replace(one, landmarks=None) == dataclasses.replace(other, landmarks=None)
 
 
-@pytest.mark.parametrize('split', sources.SPLITS)
+@pytest.mark.parametrize('split', joins.SPLITS)
 def test_a_packed_data_set_reads_back_as_its_zip(packed, split):
     out, zipped, _ = packed
     expected = sources.make_source(zipped, split)
-    read = sources.tfds_source('my_faces', split, str(out))
+    read = tfds.tfds_source('my_faces', split, str(out))
     made = sources.make_source(config(source='tfds', name='my_faces', data_dir=str(out)), split)
     assert len(read) == len(expected) == len(made) == {'train': 21, 'val': 3, 'test': 6}[split]
     copy = pickle.loads(pickle.dumps(read))
@@ -514,9 +514,9 @@ def test_a_packed_data_set_reads_back_as_its_zip(packed, split):
 
 
 def test_a_packed_data_set_is_shared_by_threads(packed):
-    source = sources.tfds_source('my_faces', 'all', str(packed[0]))
+    source = tfds.tfds_source('my_faces', 'all', str(packed[0]))
     expected = [source[i] for i in range(len(source))]
-    fresh = sources.tfds_source('my_faces', 'all', str(packed[0]))
+    fresh = tfds.tfds_source('my_faces', 'all', str(packed[0]))
     order = np.random.default_rng(0).integers(0, 30, 1000).tolist()
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         records = list(pool.map(fresh.__getitem__, order))
@@ -525,9 +525,9 @@ def test_a_packed_data_set_is_shared_by_threads(packed):
 
 def test_all_splits_of_a_packed_data_set_and_a_slice(packed):
     out, _, _ = packed
-    whole = sources.tfds_source('my_faces', 'all', str(out))
+    whole = tfds.tfds_source('my_faces', 'all', str(out))
     assert len({whole[i].name for i in range(len(whole))}) == 30
-    assert len(sources.tfds_source('my_faces', 'train[:5]', str(out))) == 5
+    assert len(tfds.tfds_source('my_faces', 'train[:5]', str(out))) == 5
 
 
 def test_damaged_records_of_a_packed_data_set_are_bad_images_and_named(packed, tmp_path):
@@ -537,13 +537,13 @@ def test_damaged_records_of_a_packed_data_set_are_bad_images_and_named(packed, t
     middle = len(data) // 2
     data[middle : middle + 64] = bytes(64)
     path.write_bytes(data)
-    source = sources.tfds_source('my_faces', 'train', str(tmp_path / 'out'))
+    source = tfds.tfds_source('my_faces', 'train', str(tmp_path / 'out'))
     bad = []
     for i in range(len(source)):
         try:
             record = source[i]
-            sources.decode(record.image, record.name)
-        except sources.BadImage as error:
+            records.decode(record.image, record.name)
+        except records.BadImage as error:
             bad.append(str(error))
     assert bad
     assert any(re.search(r'record \d+ of train is damaged .*prepare', text) for text in bad)
@@ -552,9 +552,9 @@ def test_damaged_records_of_a_packed_data_set_are_bad_images_and_named(packed, t
 def test_what_tfds_has_not_is_named(packed, tmp_path):
     out, _, _ = packed
     with pytest.raises(FileNotFoundError, match=r'tfds build celeb_a --data_dir=.*array_record'):
-        sources.tfds_source('celeb_a', 'train', str(tmp_path))
+        tfds.tfds_source('celeb_a', 'train', str(tmp_path))
     with pytest.raises(ValueError, match=r"no split 'dev'; it has \['test', 'train', 'val'\]"):
-        sources.tfds_source('my_faces', 'dev', str(out))
+        tfds.tfds_source('my_faces', 'dev', str(out))
 
 
 def test_packing_again_or_under_a_bad_name_is_refused(packed, capsys):
@@ -605,7 +605,7 @@ def test_a_data_set_of_one_split_is_cut_and_one_without_names_is_keyed_by_conten
     tfds.disable_progress_bar()
     Plain(data_dir=folder, file_format='array_record').download_and_prepare()
     data = config(source='tfds', name='plain', data_dir=str(folder), val_share=0.2, test_share=0.1)
-    opened = {split: sources.make_source(data, split) for split in sources.SPLITS}
+    opened = {split: sources.make_source(data, split) for split in joins.SPLITS}
     assert [len(s) for s in opened.values()] == [14, 4, 2]
     persons = [{s[i].identity for i in range(len(s))} for s in opened.values()]
     assert sum(map(len, persons)) == 10 == len(set.union(*persons))
@@ -613,16 +613,16 @@ def test_a_data_set_of_one_split_is_cut_and_one_without_names_is_keyed_by_conten
     assert len(record.name) == 16 and int(record.name, 16) >= 0
     assert record.attributes in ({'Smiling': 0}, {'Smiling': 1})
     # Landmarks made under these keys find their images, though the source lists no names.
-    joined = sources.with_landmarks(opened['val'], {record.name: LandmarkRow('x', points(1))})
+    joined = joins.with_landmarks(opened['val'], {record.name: LandmarkRow('x', points(1))})
     assert np.array_equal(joined[0].landmarks, points(1)) and joined[1].landmarks is None
 
 
 def test_celeb_a_of_another_size_is_refused(tmp_path):
-    source = sources.Folder(write_folder(tmp_path / 'f', {f'{i}.png': IMAGES['b.png']
+    source = archives.Folder(write_folder(tmp_path / 'f', {f'{i}.png': IMAGES['b.png']
                                                           for i in range(9)}))  # fmt: skip
     prepare.prepare(source, 'celeb_a', tmp_path / 'out', val_share=0.2, test_share=0.2)
     with pytest.raises(ValueError, match=r'not the official .*162770'):
-        sources.tfds_source('celeb_a', 'train', str(tmp_path / 'out'))
+        tfds.tfds_source('celeb_a', 'train', str(tmp_path / 'out'))
 
 
 def test_bad_images_are_listed_and_left_out_or_too_many_refused(tmp_path, capsys):
@@ -638,7 +638,7 @@ def test_bad_images_are_listed_and_left_out_or_too_many_refused(tmp_path, capsys
     listed = [json.loads(line) for line in (out / 'faces' / 'bad.jsonl').read_text().splitlines()]
     assert tuple(entry['name'] for entry in listed) == broken
     assert all('not a readable' in entry['reason'] for entry in listed)
-    whole = sources.tfds_source('faces', 'all', str(out))
+    whole = tfds.tfds_source('faces', 'all', str(out))
     assert {whole[i].name for i in range(len(whole))} == set(images) - set(broken)
 
 
@@ -654,7 +654,7 @@ def test_a_source_that_fails_while_packing_leaves_nothing(tmp_path):
             self.reads += 1
             if self.reads > 4:
                 raise OSError('the disk went away')
-            return sources.Record(IMAGES['b.png'], self.names[index])
+            return records.Record(IMAGES['b.png'], self.names[index])
 
     with pytest.raises(OSError, match='the disk went away'):
         prepare.prepare(Failing(), 'faces', tmp_path, val_share=0, test_share=0)
@@ -665,8 +665,8 @@ def test_reading_tfds_imports_neither_tensorflow_nor_jax(packed):
     out, _, _ = packed
     program = (
         'import sys\n'
-        'from fi_jax.input_pipeline import prepare, sources\n'
-        f"sources.tfds_source('my_faces', 'val', {str(out)!r})[0]\n"
+        'from fi_jax.input_pipeline import prepare, tfds\n'
+        f"tfds.tfds_source('my_faces', 'val', {str(out)!r})[0]\n"
         "print(sorted({'tensorflow', 'jax', 'apache_beam'} & set(sys.modules)))\n"
     )
     done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True)
@@ -695,13 +695,13 @@ def test_the_celeba_photographs():
     assert joined.keys() == by_name.keys() and len(joined) > 8800
     assert all(np.array_equal(joined[n], by_name[n]) for n in joined)
     assert all(r.identity is not None for r in records)
-    opened = {split: sources.make_source(data, split) for split in sources.SPLITS}
+    opened = {split: sources.make_source(data, split) for split in joins.SPLITS}
     assert [len(s) for s in opened.values()] == [8000, 500, 486]
     identity = {r.name: r.identity for r in records}
     persons = [{identity[name] for name in s.names} for s in opened.values()]
     assert sum(map(len, persons)) == len(set.union(*persons)) == len(set(identity.values()))
     for record in records[::50]:
-        assert sources.decode(record.image, record.name).shape == (109, 89, 3)
+        assert records.decode(record.image, record.name).shape == (109, 89, 3)
 
 
 @pytest.mark.shared
@@ -714,11 +714,11 @@ def test_the_celeba_photographs():
 )
 def test_other_photographs(images, table, count, shape):
     root = os.path.join(os.environ['FI_JAX_SHARED'], 'data', 'faces')
-    source = sources.with_landmarks(
-        sources.Zip(os.path.join(root, images)),
+    source = joins.with_landmarks(
+        archives.Zip(os.path.join(root, images)),
         landmark_shards.read_table(os.path.join(root, table)),
     )
     assert len(source) == count
     record = source[count // 2]
-    assert sources.decode(record.image, record.name).shape == shape
+    assert records.decode(record.image, record.name).shape == shape
     assert record.landmarks is not None and record.landmarks.max() < shape[0]

@@ -43,6 +43,7 @@ from fi_jax.input_pipeline import (
     detectors,
     landmark_pages,
     landmark_shards,
+    records,
     shard_pool,
     sources,
     vertex_map,
@@ -269,7 +270,7 @@ def main_face(faces: Sequence[Face], size: tuple[int, int]) -> Face:
 
 
 def extract(
-    source: sources.Source, index: int, detector: Detector, max_pixels: int = sources.MAX_PIXELS
+    source: records.Source, index: int, detector: Detector, max_pixels: int = records.MAX_PIXELS
 ) -> LandmarkRow:
     """The row of one image; whatever is wrong with it, its reason stands in the row."""
     names = getattr(source, 'names', None)
@@ -280,8 +281,8 @@ def extract(
     try:
         record = source[index]
         name = record.name
-        image = sources.decode(record.image, name, max_pixels=max_pixels)
-    except sources.BadImage as error:
+        image = records.decode(record.image, name, max_pixels=max_pixels)
+    except records.BadImage as error:
         return LandmarkRow(name, _EMPTY, found=False, reason=f'bad image: {error}', **about)
     size = image.shape[0], image.shape[1]
     try:
@@ -327,11 +328,11 @@ def doubts(points: np.ndarray, size: tuple[int, int], faces: int, view: int) -> 
 class Job:
     """A whole extraction; calling it does one shard. Equal jobs write equal bytes."""
 
-    source: sources.Source
+    source: records.Source
     spec: DetectorSpec
     out: str
     num_shards: int
-    max_pixels: int = sources.MAX_PIXELS
+    max_pixels: int = records.MAX_PIXELS
 
     def bounds(self, shard: int) -> tuple[int, int]:
         """First and last + 1 record of a shard."""
@@ -477,7 +478,7 @@ def parser() -> argparse.ArgumentParser:
     add('--map', default='learned', choices=vertex_map.MAPS,
         help='478 vertices -> 68 points; learned is for research only')  # fmt: skip
     add('--points', default='', help='import: .npz, folder of shards or .pts, or five-point list')
-    add('--max_pixels', type=int, default=sources.MAX_PIXELS,
+    add('--max_pixels', type=int, default=records.MAX_PIXELS,
         help='larger images are refused undecoded (%(default)s)')  # fmt: skip
     group = made.add_argument_group('output')
     add = group.add_argument

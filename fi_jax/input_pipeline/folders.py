@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from fi_jax.input_pipeline import landmark_shards
+from fi_jax.input_pipeline.archives import Folder
+from fi_jax.input_pipeline.joins import with_landmarks
 from fi_jax.input_pipeline.loader import Example
-from fi_jax.input_pipeline.sources import Folder, decode, with_landmarks
+from fi_jax.input_pipeline.records import decode
 
 
 class FolderExamples:

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from fi_jax import landmarks as lm
-from fi_jax.input_pipeline import alignment, sources
+from fi_jax.input_pipeline import alignment, records
 from fi_jax.input_pipeline.landmark_shards import LandmarkRow
 
 TILE, COLUMNS, LIMIT = 144, 8, 48
@@ -37,7 +37,7 @@ def describe(summary: Mapping[str, Any]) -> str:
 
 
 def write_page(
-    source: sources.Source,
+    source: records.Source,
     rows: Sequence[LandmarkRow],
     summary: Mapping[str, Any],
     out: str,
@@ -107,11 +107,11 @@ def contact_sheet(tiles: Sequence[np.ndarray], columns: int = COLUMNS) -> np.nda
     return page
 
 
-def _tile(source: sources.Source, index: int, row: LandmarkRow) -> np.ndarray:
+def _tile(source: records.Source, index: int, row: LandmarkRow) -> np.ndarray:
     try:
         record = source[index]
-        image = sources.decode(record.image, record.name)
-    except sources.BadImage:
+        image = records.decode(record.image, record.name)
+    except records.BadImage:
         blank = np.full((TILE, TILE, 3), 230, np.uint8)
         cv2.putText(blank, 'not readable', (24, 76), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (90,) * 3, 1,
                     cv2.LINE_AA)  # fmt: skip
@@ -150,7 +150,7 @@ def draw(image: np.ndarray, points: np.ndarray, radius: float = 1.3) -> np.ndarr
 
 
 def export_features(
-    source: sources.Source,
+    source: records.Source,
     table: Mapping[str, LandmarkRow],
     out: str,
     hull: str = 'face68',
@@ -170,8 +170,8 @@ def export_features(
             row = table.get(record.name)
             if row is None or not row.found:
                 continue
-            image = sources.decode(record.image, record.name)
-        except sources.BadImage:
+            image = records.decode(record.image, record.name)
+        except records.BadImage:
             continue
         folder = os.path.join(out, *record.name.split('/'))
         if os.path.relpath(folder, out).startswith('..'):

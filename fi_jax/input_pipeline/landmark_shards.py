@@ -4,7 +4,7 @@ A folder of shards holds `landmarks-00000-of-00004.array_record`, ... and `landm
 counts what each shard must hold. Each record is a msgpack map:
 
     v                 1, the schema
-    name              key of the image, as `sources.Record.name`
+    name              key of the image, as `records.Record.name`
     points            544 bytes: 68 x 2 little-endian float32, x,y in pixels of the decoded image
     found             whether the detector found the face; if not, the points are a guess
     score             the detector's confidence, NaN where it gives none

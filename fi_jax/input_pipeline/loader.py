@@ -19,7 +19,7 @@ from absl import logging
 
 from fi_jax import landmarks as lm
 from fi_jax.input_pipeline import augment, holes
-from fi_jax.input_pipeline.sources import BadImage, Record, Source, decode
+from fi_jax.input_pipeline.records import BadImage, Record, Source, decode
 
 Example = dict[str, Any]  # of arrays and numpy scalars
 

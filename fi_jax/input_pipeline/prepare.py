@@ -32,7 +32,16 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
-from fi_jax.input_pipeline import alignment, landmark_pages, landmark_shards, shard_pool, sources
+from fi_jax.input_pipeline import (
+    alignment,
+    joins,
+    landmark_pages,
+    landmark_shards,
+    shard_pool,
+    sources,
+)
+from fi_jax.input_pipeline.records import BadImage, Record, Source, decode
+from fi_jax.input_pipeline.tfds import tfds_source
 
 VERSION = '1.0.0'
 
@@ -84,7 +93,7 @@ class _Faces(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: 
         return {s: self._generate_examples(*given) for s, given in self._record_splits.items()}
 
     def _generate_examples(
-        self, records: Iterable[sources.Record], total: int
+        self, records: Iterable[Record], total: int
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         # TFDS sorts by key in 1000 buckets of the 128-bit range; small keys would all fall into
         # the first, and be sorted in memory.
@@ -110,7 +119,7 @@ class TooManyBad(ValueError):
 
 
 def prepare(
-    source: sources.Source,
+    source: Source,
     name: str,
     out_dir: str | os.PathLike[str],
     *,
@@ -123,7 +132,7 @@ def prepare(
 
     Images that cannot be decoded are left out and listed, with the reason, in
     out_dir/name/bad.jsonl. Splits are those of the source if it has any, else those of
-    `sources.split_indices` over all images, bad ones included. How they were cut, their sizes and a
+    `joins.split_indices` over all images, bad ones included. How they were cut, their sizes and a
     digest of their names are in the set's metadata.json.
 
     Args:
@@ -152,7 +161,7 @@ def prepare(
     target = os.path.join(folder, VERSION)
     if os.path.exists(target):
         raise FileExistsError(f'--out: {target} is there already; remove it or choose another name')
-    sources.split_indices((), None, val_share, test_share)  # refuse bad shares before the work
+    joins.split_indices((), None, val_share, test_share)  # refuse bad shares before the work
     os.makedirs(folder, exist_ok=True)
 
     names, identities, bad, attributed = _check(source, align)
@@ -164,7 +173,7 @@ def prepare(
             f'they are listed in {os.path.join(folder, "bad.jsonl")}'
         )
     official = getattr(source, 'splits', None)
-    whole = official or sources.split_indices(names, identities, val_share, test_share)
+    whole = official or joins.split_indices(names, identities, val_share, test_share)
     cut = {split: [int(i) for i in ix if int(i) not in bad] for split, ix in whole.items()}
     if not any(cut.values()):
         raise ValueError('no image is left to write; see bad.jsonl')
@@ -211,7 +220,7 @@ def prepare(
 
 
 def _check(
-    source: sources.Source, align: int
+    source: Source, align: int
 ) -> tuple[list[str], list[int | None], dict[int, dict[str, str]], tuple[str, ...]]:
     """Decodes all: names, identities, index -> what is wrong, and the attributes that all have."""
     n = len(source)
@@ -227,10 +236,10 @@ def _check(
                 record = source[i]
                 names[i], identities[i] = record.name, record.identity
                 attributes[i] = frozenset(record.attributes or ())
-                sources.decode(record.image, record.name)
+                decode(record.image, record.name)
                 if align and record.landmarks is None:
                     bad[i] = {'name': record.name, 'reason': NO_LANDMARKS}
-            except sources.BadImage as error:
+            except BadImage as error:
                 # A record that cannot even be read still has its name in the source.
                 names[i] = names[i] or getattr(source, 'names', {i: f'#{i}'})[i]
                 bad[i] = {'name': names[i], 'reason': str(error)}
@@ -247,8 +256,8 @@ def _check(
 
 
 def _read(
-    source: sources.Source, indices: Iterable[int], progress: shard_pool.Progress, align: int
-) -> Iterator[sources.Record]:
+    source: Source, indices: Iterable[int], progress: shard_pool.Progress, align: int
+) -> Iterator[Record]:
     for i in indices:
         record = source[int(i)]
         if align:
@@ -259,10 +268,10 @@ def _read(
         progress.add(1)
 
 
-def aligned(record: sources.Record, size: int) -> sources.Record:
+def aligned(record: Record, size: int) -> Record:
     """The record cut to the canonical square of `size` pixels, with the way back in `to_source`."""
     assert record.landmarks is not None, record.name
-    image = sources.decode(record.image, record.name)
+    image = decode(record.image, record.name)
     transform = alignment.to_canonical(record.landmarks, size)
     back = alignment.invert(transform)
     if record.to_source is not None:
@@ -293,7 +302,7 @@ def _list_bad(path: str, bad: dict[int, dict[str, str]]) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
-    packed = sources.tfds_source(args.name, 'all', args.out)
+    packed = tfds_source(args.name, 'all', args.out)
     rows = landmark_shards.rows_of(packed)
     landmark_pages.export_features(packed, rows, args.export_features, args.hull, args.export_limit)
 

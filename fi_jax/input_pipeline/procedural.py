@@ -13,7 +13,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from fi_jax.input_pipeline.sources import Record
+from fi_jax.input_pipeline.records import Record
 
 # Head space: x right, y down, z towards the viewer, origin between the eyes; one unit is half the
 # distance between the outer eye corners. Image space: fractions of the side of the square picture.

@@ -14,7 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from fi_jax.input_pipeline import sources
+from fi_jax.input_pipeline import archives
+from fi_jax.input_pipeline.records import Record, Source
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +84,7 @@ class PublishedSet:
 
     def __init__(
         self,
-        images: sources.Source,
+        images: Source,
         names: Sequence[str],
         splits: Mapping[str, np.ndarray],
         facts: Facts,
@@ -99,9 +100,9 @@ class PublishedSet:
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, index: int) -> sources.Record:
+    def __getitem__(self, index: int) -> Record:
         name = self.names[index]
-        return sources.Record(
+        return Record(
             self._images[index].image,
             name,
             identity=self._identities.get(name),
@@ -176,7 +177,7 @@ def ffhq(path: str, facts: Facts = FFHQ) -> PublishedSet:
 SETS = {'celeba': celeba, 'celeba_hq': celeba_hq, 'ffhq': ffhq}
 
 
-def _images(path: str, facts: Facts) -> tuple[sources.Source, list[str], list[int]]:
+def _images(path: str, facts: Facts) -> tuple[Source, list[str], list[int]]:
     """The images, their names without folders, and their numbers."""
     where = f'data.path={path}'
     if not os.path.isdir(path):
@@ -188,7 +189,7 @@ def _images(path: str, facts: Facts) -> tuple[sources.Source, list[str], list[in
             f'{where}: no {" or ".join(facts.images)} in it; see docs/data.md for where '
             f'the files of {facts.title} come from'
         )
-    images = sources.Folder(place) if os.path.isdir(place) else sources.Zip(place)
+    images = archives.Folder(place) if os.path.isdir(place) else archives.Zip(place)
     names = [name.rpartition('/')[2] for name in images.names]
     stems = {os.path.splitext(name)[0]: name for name in names}
     expected = [facts.stem.format(facts.first + i) for i in range(facts.count)]

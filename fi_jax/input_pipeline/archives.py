@@ -1,0 +1,183 @@
+"""Images of a folder or a zip, read in place."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import stat
+import struct
+import weakref
+import zipfile
+import zlib
+from typing import Any
+
+import numpy as np
+
+from fi_jax.input_pipeline.records import BadImage, Record
+
+EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp')
+MAX_FILE_BYTES = 1 << 28
+
+
+class Folder:
+    """Images of a folder and its sub-folders, sorted by name.
+
+    Links to files are read, linked folders are not entered; hidden files are left out.
+
+    Raises:
+        FileNotFoundError: the folder is absent.
+        ValueError: it is not a folder, or holds no image.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self._path = os.fspath(path)
+        if not os.path.exists(self._path):
+            raise FileNotFoundError(f'data.path={self._path}: no such folder; check the path')
+        if not os.path.isdir(self._path):
+            raise ValueError(
+                f"data.path={self._path}: is a file, not a folder; for a zip set data.source='zip'"
+            )
+        self.names: tuple[str, ...] = _checked(_walk(self._path), self._path, 'files')
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Record:
+        name = self.names[index]
+        # Not blocking, lest a pipe with an image's name stop a worker for ever.
+        try:
+            fd = os.open(os.path.join(self._path, name), os.O_RDONLY | os.O_NONBLOCK)
+        except OSError as error:
+            raise BadImage(f'{self._path}: {name}: {error.strerror}') from error
+        with open(fd, 'rb') as file:
+            info = os.fstat(fd)
+            if not stat.S_ISREG(info.st_mode):
+                raise BadImage(f'{self._path}: {name}: not a regular file; remove it')
+            _check_bytes(info.st_size, f'{self._path}: {name}')
+            return Record(image=file.read(MAX_FILE_BYTES), name=name)
+
+
+class Zip:
+    """Images in a zip, sorted by name, read in place: nothing is extracted.
+
+    Safe to share between threads (positional reads, no seek) and to pickle. Every member's CRC-32
+    is checked as it is read.
+
+    Raises:
+        FileNotFoundError: the file is absent.
+        ValueError: not a zip, no image in it, or members that are encrypted or packed otherwise
+            than stored or deflated.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self._path = os.fspath(path)
+        if not os.path.exists(self._path):
+            raise FileNotFoundError(f'data.path={self._path}: no such file; check the path')
+        if os.path.isdir(self._path):
+            raise ValueError(
+                f"data.path={self._path}: is a folder, not a zip; set data.source='folder'"
+            )
+        try:
+            with zipfile.ZipFile(self._path) as archive:
+                members = [m for m in archive.infolist() if _is_image(m.filename)]
+        except zipfile.BadZipFile as error:
+            raise ValueError(
+                f'data.path={self._path}: not a readable zip ({error}); pack the images again'
+            ) from error
+        self.names: tuple[str, ...] = _checked([m.filename for m in members], self._path, 'members')
+        for m in members:
+            # Outputs may be named after a record, so a name must stay inside any folder.
+            if '..' in m.filename.split('/') or m.filename[0] == '/' or '\\' in m.filename:
+                raise ValueError(
+                    f'data.path={self._path}: member {m.filename} names a place outside the zip; '
+                    'pack the images again'
+                )
+            if m.flag_bits & 1 or m.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise ValueError(
+                    f'data.path={self._path}: member {m.filename} is encrypted or packed in an '
+                    'unusual way; pack the images again, stored or deflated'
+                )
+        members.sort(key=lambda m: m.filename)
+        # header offset, packed size, size, CRC-32, compression
+        self._index = np.array(
+            [(m.header_offset, m.compress_size, m.file_size, m.CRC, m.compress_type)
+             for m in members], np.int64,
+        )  # fmt: skip
+        self._open()
+
+    def _open(self) -> None:
+        self._fd = os.open(self._path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._fd)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k != '_fd'}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Record:
+        name = self.names[index]
+        offset, packed, size, crc, compression = (int(v) for v in self._index[index])
+        where = f'{self._path}: {name}'
+        _check_bytes(max(packed, size), where)
+        header = os.pread(self._fd, 30, offset)
+        if len(header) < 30 or header[:4] != b'PK\x03\x04':
+            raise BadImage(f'{where}: damaged zip member (no header); pack the images again')
+        name_length, extra_length = struct.unpack('<HH', header[26:30])
+        data = os.pread(self._fd, packed, offset + 30 + name_length + extra_length)
+        if compression == zipfile.ZIP_DEFLATED:
+            try:
+                data = zlib.decompressobj(-15).decompress(data, size + 1)
+            except zlib.error as error:
+                raise BadImage(f'{where}: damaged zip member ({error})') from error
+        if len(data) != size or zlib.crc32(data) != crc:
+            raise BadImage(f'{where}: damaged zip member (CRC-32 differs); pack the images again')
+        return Record(image=data, name=name)
+
+
+def _walk(root: str) -> list[str]:
+    names, pending = [], ['']
+    while pending:
+        prefix = pending.pop()
+        with os.scandir(os.path.join(root, prefix)) as entries:
+            for entry in entries:
+                name = prefix + entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    if not entry.name.startswith('.'):
+                        pending.append(name + '/')
+                elif _is_image(name) and entry.is_file():
+                    names.append(name)
+    return names
+
+
+def _is_image(name: str) -> bool:
+    parts = set(name.split('/')) - {'.', '..'}
+    hidden = any(part.startswith('.') or part == '__MACOSX' for part in parts)
+    return name.lower().endswith(EXTENSIONS) and not hidden
+
+
+def _checked(names: list[str], path: str, what: str) -> tuple[str, ...]:
+    if not names:
+        raise ValueError(f'data.path={path}: no images found; expected {", ".join(EXTENSIONS)} '
+                         f'{what} (hidden ones and linked folders are not read)')  # fmt: skip
+    ordered = tuple(sorted(names))
+    for name, following in itertools.pairwise(ordered):
+        if name == following:
+            raise ValueError(f'data.path={path}: two {what} are named {name}; rename one')
+    try:
+        '\n'.join(ordered).encode()
+    except UnicodeEncodeError as error:
+        bad = error.object[max(0, error.start - 40) : error.end + 10]
+        raise ValueError(
+            f'data.path={path}: a file name is not valid UTF-8, near {bad!r}; rename it'
+        ) from error
+    return ordered
+
+
+def _check_bytes(size: int, where: str) -> None:
+    if size > MAX_FILE_BYTES:
+        raise BadImage(f'{where}: {size:,} bytes is above the limit of {MAX_FILE_BYTES:,}')

@@ -1,0 +1,101 @@
+"""One stored image and what is known of it, and the only decoder of the project."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from collections.abc import Mapping
+from typing import Protocol
+
+import cv2
+import numpy as np
+from PIL import Image
+
+MAX_PIXELS = 64_000_000
+
+_FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP')
+
+
+class BadImage(ValueError):
+    """An image that cannot be read or decoded; the message names the record."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One stored image and what is known of it."""
+
+    image: bytes | np.ndarray  # encoded file, or (H,W,3) uint8 RGB
+    name: str  # key of the image within the source, unique
+    landmarks: np.ndarray | None = None  # (68,2) float32, pixels of the decoded image
+    identity: int | None = None
+    attributes: Mapping[str, int] | None = None
+    to_source: np.ndarray | None = None  # (2,3), pixels of a crop -> of the photo it was cut from
+
+
+class Source(Protocol):
+    """Random access to records.
+
+    `names` (tuple of str) is there when it costs no decoding, `splits` (our name -> indices) when
+    the set is cut already.
+    """
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Record: ...
+
+
+def decode(image: bytes | np.ndarray, name: str, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Decodes one image, upright by its EXIF orientation; the only decoder of the project.
+
+    Grey and palette images are spread to RGB, CMYK and 16 bits converted, alpha is dropped.
+
+    Args:
+        image: encoded JPEG, PNG, WebP or BMP, or an array (H,W,3), (H,W,4), (H,W,1) or (H,W) uint8.
+        name: key of the record, for messages.
+        max_pixels: refused above this many, before any pixel is decoded.
+
+    Returns:
+        (H,W,3) uint8 RGB.
+
+    Raises:
+        BadImage: not an image, damaged, or too large.
+    """
+    if isinstance(image, np.ndarray):
+        return _rgb(image, name, max_pixels)
+    try:
+        # cv2 has no header call and would decode a 1-gigapixel bomb, so PIL reads the size first.
+        with Image.open(io.BytesIO(image), formats=_FORMATS) as header:
+            width, height = header.size
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise BadImage(f'{name}: {error}; make the image smaller') from error
+    except Exception as error:  # PIL's parsers raise many kinds
+        raise BadImage(f'{name}: not a readable JPEG, PNG, WebP or BMP image') from error
+    _check_pixels(height, width, name, max_pixels)
+    try:
+        pixels = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR_RGB)
+    except cv2.error as error:
+        raise BadImage(f'{name}: damaged image ({error})') from error
+    if pixels is None:
+        raise BadImage(f'{name}: damaged or truncated image; replace or remove the file')
+    return pixels
+
+
+def _rgb(image: np.ndarray, name: str, max_pixels: int) -> np.ndarray:
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or 0 in image.shape:
+        raise BadImage(
+            f'{name}: array {image.shape} {image.dtype} is no image; expected (H,W,3) uint8'
+        )
+    image = image[..., None] if image.ndim == 2 else image
+    if image.shape[2] not in (1, 3, 4):
+        raise BadImage(f'{name}: {image.shape[2]} channels; expected 3 (RGB)')
+    _check_pixels(image.shape[0], image.shape[1], name, max_pixels)
+    image = np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image[..., :3]
+    return np.ascontiguousarray(image)
+
+
+def _check_pixels(height: int, width: int, name: str, max_pixels: int) -> None:
+    if height * width > max_pixels:
+        raise BadImage(
+            f'{name}: {width}x{height} is above the limit of {max_pixels:,} pixels; '
+            'make the image smaller'
+        )
