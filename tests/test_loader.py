@@ -227,6 +227,65 @@ def test_a_crop_of_its_own_size_copies_pixels():
     assert loader.square(image, None, 89)[1] is None
 
 
+def framed(source, frame):
+    frame = np.array(frame, np.float32)
+    return Records(dataclasses.replace(record, frame=frame) for record in source)
+
+
+@pytest.mark.parametrize('frame', [(4, 8, 16), (-4, -8, 48), (0.125, 0.25, 0.5)])
+def test_a_record_s_own_frame_is_cut_in_training_and_evaluation(faces, config, frame):
+    """Pixels and points agree with the centred square of a photo cut by hand."""
+    config.data.flip = False
+    left, top, side = (int(32 * v) for v in frame) if frame[2] <= 1 else frame
+    by_hand = Records()
+    for record in faces:
+        wide = cv2.copyMakeBorder(record.image, 16, 16, 16, 16, cv2.BORDER_REPLICATE)
+        cut = wide[16 + top : 16 + top + side, 16 + left : 16 + left + side]
+        points = record.landmarks - np.float32([left, top])
+        by_hand.append(dataclasses.replace(record, image=cut, landmarks=points))
+    ours = framed(faces, frame)
+    training, _ = take(ours, config, 3)
+    for one, other in zip(training, take(by_hand, config, 3)[0], strict=True):
+        same(one, other)
+    one, other = (loader.EvalExamples(s, config, 'centre', 0, 4, True) for s in (ours, by_hand))
+    same(one[3] | {'frame': 0}, other[3] | {'frame': 0})
+    back = loader.unsquare(one[3]['landmarks'], one[3]['frame'], 32)
+    np.testing.assert_allclose(back, faces[3].landmarks, atol=1e-4)
+
+
+def test_between_two_frames_training_draws_and_evaluation_takes_the_first(faces, config):
+    config.data.flip = False
+    wide, tight = (0, 0, 32), (8, 8, 16)
+    batches, _ = take(framed(faces, (wide, tight)), config, 4)
+    again, _ = take(framed(faces, (wide, tight)), config, 4)
+    eyes = []
+    for batch, repeated in zip(batches, again, strict=True):
+        same(batch, repeated)
+        for index, example in by_index([batch]).items():
+            stored, seen = faces[index].landmarks, example['landmarks']
+            eyes.append(np.ptp(seen[[36, 45]], axis=0)[0] / np.ptp(stored[[36, 45]], axis=0)[0])
+    assert min(eyes) >= 1 and max(eyes) <= 2 and np.std(eyes) > 0.2
+    both, first = (
+        loader.EvalExamples(framed(faces, f), config, 'mixture', 0, 4)[5]
+        for f in ((wide, tight), wide)
+    )
+    same(both, first)
+
+
+def test_an_augmented_face_is_moved_within_its_own_frame(faces, config):
+    """Cut by hand, the same moves give the same picture where the border is not seen."""
+    config.data.augment.update(rotate=5.0, scale=0.05)
+    frame = (8, 8, 16)
+    by_hand = Records(
+        dataclasses.replace(r, image=r.image[8:24, 8:24], landmarks=r.landmarks - 8) for r in faces
+    )
+    ours, theirs = (take(s, config, 1)[0][0] for s in (framed(faces, frame), by_hand))
+    np.testing.assert_allclose(ours['landmarks'], theirs['landmarks'], atol=1e-4)
+    inner = np.s_[:, 8:24, 8:24]
+    difference = np.abs(ours['image'][inner].astype(int) - theirs['image'][inner])
+    assert difference.max() <= 1
+
+
 def test_the_forehead_is_added_by_config(faces, config):
     config.data.hull = 'face68'
     plain = loader.EvalExamples(faces, config, 'none', 1, 1)[0]['face_mask']

@@ -40,28 +40,32 @@ class Augment:
         points: np.ndarray | None,
         res: int,
         rng: np.random.Generator,
+        frame: tuple[int, int, int] | None = None,
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """The centred square of a stored image, turned, scaled and shifted; and its landmarks.
+        """A square of a stored image, turned, scaled and shifted; and its landmarks.
 
-        pixels (H,W,3) uint8, points (68,2) in its pixels or None -> (res,res,3) and points in
-        pixels of the result; beyond the photo its edge is repeated.
+        pixels (H,W,3) uint8, points (68,2) in its pixels or None, frame left, top and side or None,
+        the centred square -> (res,res,3) and points in pixels of the result; beyond the photo its
+        edge is repeated.
         """
         amounts = self._amounts
         angle = np.deg2rad(rng.uniform(-1, 1) * amounts.rotate)
         zoom = (1 + amounts.scale) ** rng.uniform(-1, 1)
         shift = rng.uniform(-1, 1, 2) * amounts.shift * res
-        side = min(pixels.shape[:2])
+        size = np.array(pixels.shape[1::-1])
+        side, centre = float(min(size)), (size - 1) / 2
+        if frame is not None:
+            side, centre = float(frame[2]), np.array(frame[:2]) + (frame[2] - 1) / 2
         # cv2.warpAffine does not average: what is much larger is shrunk first.
         shrink = min(1.0, 1.5 * res / side)
         if shrink < 1:
-            size = [max(1, round(length * shrink)) for length in pixels.shape[1::-1]]
-            small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-            ratio = np.array(size) / pixels.shape[1::-1]
+            small = np.maximum(1, np.rint(size * shrink).astype(int))
+            pixels = cv2.resize(pixels, small.tolist(), interpolation=cv2.INTER_AREA)
+            ratio = small / size
             points = None if points is None else (points + 0.5) * ratio - 0.5
-            pixels, side = small, min(small.shape[:2])
+            side, centre = side * ratio[size.argmin()], (centre + 0.5) * ratio - 0.5
         turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         linear = turn * zoom * res / side
-        centre = (np.array(pixels.shape[1::-1]) - 1) / 2
         offset = (res - 1) / 2 + shift - linear @ centre
         image = cv2.warpAffine(
             pixels,

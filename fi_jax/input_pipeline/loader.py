@@ -63,11 +63,23 @@ class Tolerant:
 
 
 def square(
-    image: np.ndarray, points: np.ndarray | None, res: int
+    image: np.ndarray,
+    points: np.ndarray | None,
+    res: int,
+    frame: tuple[int, int, int] | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """The centred square of an image (H,W,3), resized to res, and its landmarks with it."""
-    left, top, side = frame_of(*image.shape[:2])
-    image = image[top : top + side, left : left + side]
+    """A square of an image (H,W,3), resized to res, and its landmarks with it.
+
+    frame: as of `frame_of`; beyond the image its edge is repeated.
+    """
+    height, width = image.shape[:2]
+    left, top, side = frame or frame_of((height, width))
+    beyond = max(-left, -top, left + side - width, top + side - height)
+    if beyond > 0:
+        image = cv2.copyMakeBorder(image, *(beyond,) * 4, cv2.BORDER_REPLICATE)
+    start = max(beyond, 0)
+    rows, columns = (slice(start + first, start + first + side) for first in (top, left))
+    image = image[rows, columns]
     if side != res:
         how = cv2.INTER_AREA if side > res else cv2.INTER_CUBIC
         image = cv2.resize(image, (res, res), interpolation=how)
@@ -77,10 +89,25 @@ def square(
     return image, points
 
 
-def frame_of(height: int, width: int) -> tuple[int, int, int]:
-    """Left, top and side, in pixels, of the centred square that `square` cuts."""
-    side = min(height, width)
-    return (width - side) // 2, (height - side) // 2, side
+def frame_of(
+    size: tuple[int, ...],
+    frame: np.ndarray | None = None,
+    rng: np.random.Generator | None = None,
+) -> tuple[int, int, int]:
+    """Left, top and side, in pixels, of the square cut of a stored image of a size (H,W).
+
+    frame: `Record.frame`. Of two frames one between them is drawn; without rng the first stands.
+    """
+    height, width = size
+    if frame is None:
+        side = min(height, width)
+        return (width - side) // 2, (height - side) // 2, side
+    frames = np.atleast_2d(frame)
+    chosen = frames[0]
+    if rng is not None and len(frames) > 1:
+        chosen = chosen + rng.random() * (frames[1] - frames[0])
+    left, top, side = np.rint(chosen * (width if chosen[2] <= 1 else 1)).astype(int).tolist()
+    return left, top, side
 
 
 def unsquare(points: np.ndarray, frame: np.ndarray, res: int) -> np.ndarray:
@@ -142,10 +169,13 @@ class TrainExample:
 
     def __call__(self, item: tuple[int, Record, np.ndarray], rng: np.random.Generator) -> Example:
         index, record, pixels = item
+        frame = None
+        if record.frame is not None:
+            frame = frame_of(pixels.shape[:2], record.frame, rng)
         if self._augment.moves(rng):
-            image, points = self._augment.move(pixels, record.landmarks, self._res, rng)
+            image, points = self._augment.move(pixels, record.landmarks, self._res, rng, frame)
         else:
-            image, points = square(pixels, record.landmarks, self._res)
+            image, points = square(pixels, record.landmarks, self._res, frame)
         if rng.random() < 0.5 and self._flip:
             image, points = mirror(image, points)
         weights = self._weights
@@ -188,11 +218,12 @@ class EvalExamples:
     def __getitem__(self, position: int) -> Example:
         real = position < self.count
         index, record, pixels = self._data[position if real else 0]
-        image, points = square(pixels, record.landmarks, self._res)
+        frame = frame_of(pixels.shape[:2], record.frame)
+        image, points = square(pixels, record.landmarks, self._res, frame)
         hole = holes.fixed(self._seed, index, self._kind, image.shape[:2], points)
         example = _finish(index, image, points, hole, self._hull, float(real))
         if self._frames:
-            example['frame'] = np.array(frame_of(*pixels.shape[:2]), np.float32)
+            example['frame'] = np.array(frame, np.float32)
         return example
 
 

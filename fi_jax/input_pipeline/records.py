@@ -30,6 +30,9 @@ class Record:
     identity: int | None = None
     attributes: Mapping[str, int] | None = None
     to_source: np.ndarray | None = None  # (2,3), pixels of a crop -> of the photo it was cut from
+    # Left, top and side of its square, in pixels or, up to 1, in shares of the width: (3,), or
+    # (2,3), where training draws one between the two and all else takes the first.
+    frame: np.ndarray | None = None  # None: the centred square
 
 
 class Source(Protocol):
