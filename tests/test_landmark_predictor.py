@@ -220,7 +220,7 @@ def test_bent_faces_have_holes_of_their_own():
 def test_unsquare_undoes_square(size):
     points = np.random.default_rng(0).uniform(0, 60, (68, 2)).astype(np.float32)
     _, small = loader.square(np.zeros((*size, 3), np.uint8), points, 64)
-    back = loader.unsquare(small, np.array(loader.frame_of(*size)), 64)
+    back = loader.unsquare(small, np.array(loader.frame_of(size)), 64)
     np.testing.assert_allclose(back, points, atol=1e-4)
 
 
