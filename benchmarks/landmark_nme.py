@@ -214,11 +214,13 @@ def predictor_rows(args: argparse.Namespace, run: str, kind: str) -> dict[str, n
     from fi_jax.runs import load_predictor
 
     config, mesh = make_config(args), sharding.make_mesh()
-    _, method, nets, _ = load_predictor(run, '--runs', mesh)
+    predictor = load_predictor(run, '--runs')
     source = make_source(config.data, args.split)
     examples = EvalExamples(source, config, kind, args.limit, 50, frames=True)
     out: dict[str, list[Any]] = {'points': []}
-    for batch in predict.predictions(method, examples, config, mesh, 100, 50)(nets):
+    for batch in predict.predictions(predictor.method, examples, config, mesh, 100, 50)(
+        predictor.nets
+    ):
         for row in np.flatnonzero(batch['weight']):
             points = unsquare(batch['points'][row], batch['frame'][row], config.res)
             out['points'].append(points)
@@ -364,19 +366,19 @@ def speed(args: argparse.Namespace) -> None:
     """Milliseconds an image of a run's net and 8 shapes on one core, median of 20 calls."""
     import jax
 
-    from fi_jax import sharding, steps
+    from fi_jax import steps
     from fi_jax.runs import load_predictor
     from fi_jax.state import example_batch
 
-    config, method, nets, _ = load_predictor(args.run, '--run', sharding.make_mesh())
+    predictor = load_predictor(args.run, '--run')
     for size in (1, 16):
-        batch = example_batch(config.res, size)
-        run = jax.jit(steps.make_predict_step(method, 0, 8))
-        jax.block_until_ready(run(nets, batch))
+        batch = example_batch(predictor.config.res, size)
+        run = jax.jit(steps.make_predict_step(predictor.method, 0, 8))
+        jax.block_until_ready(run(predictor.nets, batch))
         taken = []
         for _ in range(20):
             begin = time.perf_counter()
-            jax.block_until_ready(run(nets, batch))
+            jax.block_until_ready(run(predictor.nets, batch))
             taken.append((time.perf_counter() - begin) / size)
         print(f'batch {size}: {1e3 * float(np.median(taken)):.2f} ms/image')
 

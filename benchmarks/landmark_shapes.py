@@ -21,7 +21,7 @@ import numpy as np
 import optax
 
 from configs import landmarks
-from fi_jax import features, sharding
+from fi_jax import features
 from fi_jax.input_pipeline.loader import EvalExamples, Tolerant, eval_batches, train_iterator
 from fi_jax.input_pipeline.sources import make_source
 from fi_jax.methods.landmarks import Landmarks
@@ -38,20 +38,20 @@ HEADS = {
 
 def residuals(run: str, batches: Iterable[Any]) -> tuple[np.ndarray, ...]:
     """Context (N,C), residual u (N,136) and log of the scales' product (N,) of faces with truth."""
-    saved, method, nets, _ = load_predictor(run, '--run', sharding.make_mesh())
-    system = Landmarks(saved)
+    predictor = load_predictor(run, '--run')
+    system = Landmarks(predictor.config)
 
     @jax.jit
     def look(nets: Any, batch: Any) -> tuple[jax.Array, ...]:
         batch = features.prepare(batch)
-        faces = system.faces(bind_ema(method, nets), batch)
+        faces = system.faces(bind_ema(predictor.method, nets), batch)
         u = (system.truth(batch) - faces.points) / faces.scale[..., None]
         return faces.context, u.reshape(-1, DIM), 2 * jnp.log(faces.scale).sum(-1)
 
     parts = []
     for batch in batches:
         keep = (batch['has_landmarks'] > 0) & (batch['weight'] > 0)
-        parts.append([np.asarray(x)[keep] for x in look(nets, batch)])
+        parts.append([np.asarray(x)[keep] for x in look(predictor.nets, batch)])
     return tuple(np.concatenate(x) for x in zip(*parts, strict=True))
 
 

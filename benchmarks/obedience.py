@@ -97,7 +97,8 @@ def main() -> None:
     config = saved_config(args.workdir)
     config.landmark_source, config.guidance = 'user', args.guidance
     mesh = sharding.make_mesh()
-    method, state = load_run(config, args.workdir, mesh)
+    run = load_run(config, args.workdir, mesh)
+    method = run.method
     source = make_source(config.data, 'test')
     examples = EvalExamples(source, config, args.holes, args.limit, 16)
     finders = {'MediaPipe': mediapipe(args.model)}
@@ -129,7 +130,7 @@ def main() -> None:
         sheet['truth'] += list(batch['image'][known])
         for edit in edits:
             led = batch if edit == 'none' else edited(batch, edit, args.strength)
-            images = np.asarray(complete(state.nets, led))[known]
+            images = np.asarray(complete(run.nets, led))[known]
             asked[edit] += [led['landmarks'][i] for i in known]
             completed[edit] += list(images)
             for i in known:

@@ -150,6 +150,34 @@ class Checkpointer:
             )
         return out.state, out.data, out.meta
 
+    def restore_nets(
+        self, like: Mapping[str, NetState]
+    ) -> tuple[dict[str, NetState], int, dict[str, Any]]:
+        """(nets, step, meta) of the newest whole checkpoint: those named in `like`, as evaluated.
+
+        like: shapes, of params and stats alone. What comes back has neither optimizer nor average:
+        its params are the averages where the run kept them. Other nets are not read. Errors as in
+        `restore`.
+        """
+        step = self._whole(None)
+        saved = self._saved_shapes(step)
+        wanted: dict[str, Any] = {}
+        for name, net in like.items():
+            kept = any(path.startswith(f'nets/{name}/ema/') for path in saved)
+            wanted[name] = {'ema' if kept else 'params': net.params, 'stats': net.stats}
+        heads = tuple(f'nets/{n}/{part}/' for n, parts in wanted.items() for part in parts)
+        there = {k: v for k, v in saved.items() if k.startswith(heads)}
+        self._refuse(step, mismatches(_shapes({'nets': wanted}), there))
+        args = ocp.args.Composite(
+            state=_restore_args({'nets': wanted}, partial=True), meta=ocp.args.JsonRestore()
+        )
+        out = self._read(step, args)
+        nets = {
+            name: NetState(got.get('ema') or got['params'], got.get('stats', {}), {}, {})
+            for name, got in out.state['nets'].items()
+        }
+        return nets, step, out.meta
+
     def restore_weights(self, like: TrainState) -> TrainState:
         """`like` with the weights, statistics and averages of the newest whole checkpoint.
 

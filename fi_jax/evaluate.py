@@ -29,6 +29,7 @@ from fi_jax.input_pipeline.records import Source
 from fi_jax.input_pipeline.sources import make_source
 from fi_jax.methods import Method
 from fi_jax.metrics import distribution, fills, image, suite
+from fi_jax.pretrained import placed
 from fi_jax.results import Results
 from fi_jax.runs import data_name, examples_of, load_predictor, load_run, protocol_of
 from fi_jax.scoring import PRIMARY, Draw, batches, located, measure, tolerate
@@ -42,15 +43,15 @@ from fi_jax.writers import save_json
 def evaluate_run(
     config: Any, workdir: str | Path, out: str | Path = ''
 ) -> Results | predict.Scores:
-    """Mode eval: the newest checkpoint of a run folder, scored on a split and printed.
+    """Mode eval: a run folder's newest checkpoint, or a file of weights, scored and printed.
 
     Results go to the run folder itself, or to out.
     """
     mesh = sharding.make_mesh()
-    method, state = load_run(config, workdir, mesh)
-    step = int(state.step)
+    run = load_run(config, workdir, mesh)
+    method, step = run.method, run.about['step']
     score: Callable[..., Any] = predict.evaluate_split if method.predictor else evaluate_split
-    found = score(method, state.nets, config, workdir, mesh, step, out)
+    found = score(method, run.nets, run.config, workdir, mesh, step, out)
     text = predict.as_text(found) if method.predictor else as_text(found)
     logging.info('evaluation of %s at step %d\n%s', workdir, step, text)
     return found
@@ -297,7 +298,8 @@ def load_reader(
             'no reader of landmarks is named; train one with configs/landmarks.py and give its '
             'run folder as --config.eval.reader=runs/lm'
         )
-    saved, method, nets, step = load_predictor(run, field, mesh)
+    weights = load_predictor(run, field)
+    method, res_read = weights.method, weights.config.res
 
     def find(nets: Any, images: jax.Array) -> jax.Array:
         assert method.predictor is not None
@@ -306,9 +308,8 @@ def load_reader(
         noise = jnp.zeros((len(seen), 1, method.noise_dim))
         return method.predictor.predict(bind_ema(method, nets), batch, noise)['points']
 
-    about = {'run': Path(run).resolve().name, 'res': saved.res, 'step': step}
-    placed = jax.device_put(nets, sharding.replicated(mesh))
-    return suite.Reader(placed, find, saved.res), about
+    about = {'run': weights.about['name'], 'res': res_read, 'step': weights.about['step']}
+    return suite.Reader(placed(weights.nets, mesh), find, res_read), about
 
 
 def training_faces(

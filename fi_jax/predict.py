@@ -137,11 +137,12 @@ def predict_run(config: Any, workdir: str | Path) -> Path:
     the standard deviation of x and of y in those pixels, hole_kind (N,); and a page of pictures
     beside it. The file is config.predict.out, or points.npz in the run folder. Returns its path.
     """
-    options, data = config.predict, config.data.copy_and_resolve_references()
+    mesh = sharding.make_mesh()
+    weights = load_run(config, workdir, mesh)
+    config, method = weights.config, weights.method
+    options, data = config.predict, config.data
     if data.path and data.source == 'procedural':
         data.source = 'folder' if os.path.isdir(data.path) else 'zip'
-    mesh = sharding.make_mesh()
-    method, state = load_run(config, workdir, mesh)
     if method.predictor is None:
         raise ValueError(f'config.method={config.method}: predicts no points; use --mode=sample')
     source = make_source(data, resolve_split(config, workdir, options.split))
@@ -151,7 +152,7 @@ def predict_run(config: Any, workdir: str | Path) -> Path:
     out = Path(options.out) if options.out else Path(workdir) / 'points.npz'
     run = predictions(method, examples, config, mesh, options.num_samples, options.batch_size)
     found: dict[str, list[np.ndarray]] = {}
-    for number, filled in enumerate(run(state.nets)):
+    for number, filled in enumerate(run(weights.nets)):
         real = filled['weight'] > 0  # the last batch is filled up
         batch = jax.tree.map(lambda x: x[real], filled)  # noqa: B023
         if number == 0 and jax.process_index() == 0:

@@ -2,89 +2,66 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import dataclasses
 from pathlib import Path
 from typing import Any
 
-import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from fi_jax import guidance, sharding
-from fi_jax.checkpoint import Checkpointer
+from fi_jax import guidance
 from fi_jax.input_pipeline.loader import EvalExamples
 from fi_jax.input_pipeline.records import Source
 from fi_jax.input_pipeline.sources import make_source
-from fi_jax.methods import Method, make_method
-from fi_jax.optim import make_optimizers
-from fi_jax.state import NetState, TrainState, init_state
+from fi_jax.pretrained import Weights, open_weights, own_settings, placed
 
 
-def load_run(config: Any, workdir: str | Path, mesh: Mesh) -> tuple[Method, TrainState]:
-    """The method of a config, led as config.landmark_source says, and the newest state of a run.
+def load_run(config: Any, place: str | Path, mesh: Mesh) -> Weights:
+    """A run, file or name of weights opened by its own config, its nets on every device.
 
-    Raises FileNotFoundError where the run has none, ValueError where it does not fit the config.
+    Of config the sections `settings.ASKED` count. The method is led as landmark_source says: by the
+    run that config.predictor names, else by the predictor inside the file. Errors as in
+    `open_weights`.
     """
-    if not (Path(workdir) / 'checkpoints').is_dir():
-        raise FileNotFoundError(f'--workdir={workdir}: no checkpoints there; train this run first')
-    method = _method_of(config, workdir)
-    optimizers = make_optimizers(config, method.nets)
-
-    def init() -> TrainState:
-        return init_state(method, optimizers, config.res, config.seed)
-
-    replicated = sharding.replicated(mesh)
-    like = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), jax.eval_shape(init)
-    )
-    with Checkpointer(workdir) as checkpointer:
-        state = checkpointer.restore(like)[0]
+    weights = open_weights(place, config)
+    config, method = weights.config, weights.method
     if config.get('landmark_source') in guidance.PREDICTED:
-        saved, predictor, nets, _ = load_predictor(config.predictor, 'config.predictor', mesh)
-        if saved.res != config.res:
+        predictor = weights.predictor
+        if config.predictor or predictor is None:
+            predictor = load_predictor(config.predictor, 'config.predictor')
+        if predictor.config.res != config.res:
             raise ValueError(
-                f'config.predictor={config.predictor!r} sees {saved.res} px, this run '
+                f'config.predictor={config.predictor!r} sees {predictor.config.res} px, this run '
                 f'{config.res}; name a predictor of the same size'
             )
-        method = guidance.led(method, predictor, nets, config.landmark_source)
-    return method, state
+        method = guidance.led(method, predictor.method, predictor.nets, config.landmark_source)
+    return dataclasses.replace(weights, method=method, nets=placed(weights.nets, mesh))
 
 
-def load_predictor(
-    run: str, field: str, mesh: Mesh
-) -> tuple[Any, Method, Mapping[str, NetState], int]:
-    """Config, method, networks and step of a run of configs/landmarks.py.
+def load_predictor(place: str, field: str) -> Weights:
+    """A landmark predictor: a run of configs/landmarks.py, a file of one, or one inside a file.
 
-    Raises FileNotFoundError or ValueError, naming the field, where run is none.
+    Raises FileNotFoundError or ValueError, naming the field, where it is none.
     """
-    if not run or not (Path(run) / 'config.json').is_file():
+    if not place:
         raise FileNotFoundError(
-            f'{field}={run!r}: not a run folder; name one of configs/landmarks.py'
+            f'{field}={place!r}: names no landmark predictor; give a run of configs/landmarks.py '
+            'or its exported file'
         )
-    saved = saved_config(run)
-    if _method_of(saved, run).predictor is None:
+    weights = open_weights(place, field=field)
+    if weights.method.predictor is None and weights.predictor is not None:
+        weights = weights.predictor
+    if weights.method.predictor is None:
         raise ValueError(
-            f'{field}={run!r}: a run of {saved.method}, which predicts no points; name one of '
-            'configs/landmarks.py'
+            f'{field}={place!r}: a run of {weights.config.method}, which predicts no points; name '
+            'one of configs/landmarks.py'
         )
-    method, state = load_run(saved, run, mesh)
-    return saved, method, jax.device_get(state.nets), int(state.step)
+    return weights
 
 
 def saved_config(run: str | Path) -> ConfigDict:
-    """The config that a run was trained with."""
-    return ConfigDict(json.loads((Path(run) / 'config.json').read_text()))
-
-
-def _method_of(config: Any, run: str | Path) -> Method:
-    try:
-        return make_method(config)
-    except (AttributeError, KeyError) as error:
-        raise ValueError(
-            f'{run}: its config lacks a field ({error}), so an earlier version of fi_jax wrote it; '
-            'train it again'
-        ) from error
+    """The config that a run, or a file of weights, was trained with."""
+    return ConfigDict(own_settings(run))
 
 
 def examples_of(config: Any, workdir: str | Path) -> tuple[str, Source, EvalExamples]:

@@ -32,19 +32,20 @@ def sample_run(config: Any, workdir: str | Path) -> Path:
             '--mode=predict can write'
         )
     mesh = sharding.make_mesh()
-    method, state = load_run(config, workdir, mesh)
+    run = load_run(config, workdir, mesh)
+    config, options = run.config, run.config.sample
     source = make_source(config.data, resolve_split(config, workdir, options.split))
     examples = EvalExamples(source, config, options.holes, options.limit, options.batch_size)
     out = Path(options.out) if options.out else Path(workdir) / f'samples_{options.holes}'
     draw = jax.jit(
-        steps.make_sample_step(method, config.seed, options.num_samples, vary=options.vary),
+        steps.make_sample_step(run.method, config.seed, options.num_samples, vary=options.vary),
         out_shardings=sharding.replicated(mesh),
     )
     hosts = jax.process_index(), jax.process_count()
     for number, batch in enumerate(eval_batches(examples, config, options.batch_size, *hosts)):
         if options.edit:
             batch = edited(batch, options.edit, options.strength)
-        drawn = jax.device_get(draw(state.nets, sharding.shard_batch(batch, mesh)))
+        drawn = jax.device_get(draw(run.nets, sharding.shard_batch(batch, mesh)))
         if jax.process_index():
             continue
         real = drawn['weight'] > 0  # the last batch is filled up

@@ -67,11 +67,15 @@ def bind(
     params: Mapping[str, PyTree] | None = None,
     remat: bool = False,
 ) -> dict[str, Net]:
-    """The method's networks with the state's parameters, or with those given instead."""
+    """The method's networks with the state's parameters, or with those given instead.
+
+    Where the state has only some of them, only those.
+    """
     params = params or {}
     return {
         name: Net(module, params.get(name, nets[name].params), nets[name].stats, remat)
         for name, module in method.nets.items()
+        if name in nets
     }
 
 

@@ -17,23 +17,20 @@ import numpy as np
 import pytest
 
 from configs import landmarks
-from fi_jax import sharding
 from fi_jax.faults import Exit, NonFinite
 from fi_jax.input_pipeline import landmark_shards, loader
 from fi_jax.input_pipeline.procedural import ProceduralFaces
 from fi_jax.input_pipeline.sources import make_source
 from fi_jax.methods import make_method
-from fi_jax.runs import load_run
 from fi_jax.train import check_resume, fingerprint, fixed_settings, stage_plan, train_and_evaluate
-from tests import faulty_method, tiny_run
+from tests import faulty_method, states, tiny_run
 from tests.processes import Program
 
 TINY = '--config=tests/tiny_run.py'
 
 
 def state_of(workdir, config=None):
-    config = config or tiny_run.get_config()
-    return jax.device_get(load_run(config, workdir, sharding.make_mesh())[1])
+    return states.state_of(config or tiny_run.get_config(), workdir)
 
 
 def assert_same_state(a, b):

@@ -13,11 +13,9 @@ import jax
 import numpy as np
 import pytest
 
-from fi_jax import sharding
 from fi_jax.faults import Exit
-from fi_jax.runs import load_run
 from fi_jax.train import train_and_evaluate
-from tests import tiny_run
+from tests import states, tiny_run
 from tests.processes import Program
 
 TIMEOUT = 40  # seconds, config.mesh.timeout; a busy machine starts hosts far apart
@@ -67,7 +65,7 @@ def config_of(steps):
 
 
 def state_of(workdir):
-    return jax.device_get(load_run(config_of(1), workdir, sharding.make_mesh())[1])
+    return states.state_of(config_of(1), workdir)
 
 
 def compare(a, b):

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 
 from configs import quickstart, stage1, stage2
-from fi_jax import sharding
-from fi_jax.runs import load_run, resolve_split
+from fi_jax.runs import resolve_split
 from fi_jax.sample import sample_run
 from fi_jax.train import NonFinite, train_and_evaluate
 from tests import masked_autoencoder
+from tests.states import state_of
 
 ROOT = Path(__file__).parents[1]
 
@@ -37,10 +37,6 @@ def run_main(*flags: str, wait: bool = True) -> subprocess.Popen:
     if wait:
         process.out, process.err = process.communicate(timeout=600)
     return process
-
-
-def state_of(config, workdir):
-    return jax.device_get(load_run(config, workdir, sharding.make_mesh())[1])
 
 
 @pytest.fixture(scope='module')
@@ -159,7 +155,7 @@ def test_a_restore_that_does_not_fit_names_the_leaves(quick_run):
     config = config.copy_and_resolve_references()
     config.nets.z_dim = 24
     with pytest.raises(ValueError, match=r'nets/embedding/params/.* there and .* here'):
-        load_run(config, workdir, sharding.make_mesh())
+        state_of(config, workdir)
 
 
 def test_a_sixth_method_is_one_file_and_a_config(tmp_path):

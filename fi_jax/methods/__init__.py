@@ -62,7 +62,7 @@ class Method:
     watch(nets, batch, key) gives scalars and vectors that say whether z is used. The last
     structure_dim numbers of the noise choose the landmarks, all others the rest. They and the
     losses see prepared batches (`fi_jax.features.prepare`). Of `sample` and `predictor` a method
-    has one.
+    has one. sampling: the nets that it needs, which an export keeps; empty: all.
     """
 
     nets: Mapping[str, Any]
@@ -74,6 +74,7 @@ class Method:
     sample: Callable[[Nets, Batch, jax.Array], dict[str, jax.Array]] | None = None
     structure_dim: int = 0
     predictor: Predictor | None = None
+    sampling: tuple[str, ...] = ()
 
 
 def make_method(config: Any) -> Method:

@@ -621,4 +621,5 @@ def make(config: Any) -> Method:
         sample=system.sample,
         watch=system.watch,
         ema=system.movers('r') if config.optim.ema_halflife_images > 0 else (),
+        sampling=tuple(n for n in ('prior', 'embedding', 'generator') if n in system.nets()),
     )

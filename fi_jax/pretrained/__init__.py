@@ -1,0 +1,171 @@
+"""Trained networks opened for use: by name, from a file, or from a run folder.
+
+What sampling needs is loaded, and nothing else: no critics, no optimizers, averages where a run
+kept them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from fi_jax import sharding
+from fi_jax.checkpoint import Checkpointer, mismatches
+from fi_jax.methods import Method, make_method
+from fi_jax.pretrained import files, shipped
+from fi_jax.run import settings
+from fi_jax.state import NetState, init_state
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Trained networks and how they are used.
+
+    config is the run's own, with what was asked in place of what was; method is made of it, and its
+    landmarks are led by nobody yet (`fi_jax.guidance.led` does that). nets hold float32 arrays on
+    the host, for `fi_jax.state.bind_ema`, `steps.draw_samples` and the like. predictor: the
+    landmark predictor inside the same file. about: name, kind (run or file), step, sha256 of a
+    file, and of a file terms, data and figures.
+    """
+
+    config: ConfigDict
+    method: Method
+    nets: dict[str, NetState]
+    predictor: Weights | None
+    about: dict[str, Any]
+
+
+def open_weights(
+    place: str | Path, asked: Any = None, given: Any = None, field: str = '--checkpoint'
+) -> Weights:
+    """The weights of a run folder, of a file of `fi-jax export`, or of a name in `fi-jax weights`.
+
+    asked, given: as in `fi_jax.run.settings.opened`. Raises FileNotFoundError where nothing is
+    there, ValueError where it is damaged or of another method than it says; both name the field.
+    """
+    place = find(place, field)
+    if place.is_dir():
+        return _of_run(place, asked, given)
+    tensors, about, sha256 = files.read(place, shipped.sha256_of(place))
+    try:
+        return _of_file(tensors, about, asked, given, place, sha256)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f'{field}={place}: its config is not whole ({error!r})') from error
+
+
+def find(place: str | Path, field: str = '--checkpoint') -> Path:
+    """The run folder or file that a name, file or folder stands for; FileNotFoundError if none."""
+    path = Path(place)
+    if path.is_file() or (path / 'config.json').is_file():
+        return path
+    if (known := shipped.path_of(str(place))) is not None:
+        return known
+    names = f', or one of {", ".join(shipped.SHIPPED)}' if shipped.SHIPPED else ''
+    raise FileNotFoundError(
+        f'{field}={str(place)!r}: neither a run folder (with config.json) nor a file of weights; '
+        f'give one{names}'
+    )
+
+
+def own_settings(place: str | Path, field: str = '--checkpoint') -> dict[str, Any]:
+    """The settings that a run, file or name was trained with, as plain values."""
+    place = find(place, field)
+    if place.is_dir():
+        return json.loads((place / 'config.json').read_text())
+    return files.read_about(place)['config']
+
+
+def _of_run(run: Path, asked: Any, given: Any) -> Weights:
+    if not (run / 'checkpoints').is_dir():
+        raise FileNotFoundError(f'{run}: no checkpoints there; train this run first')
+    own = json.loads((run / 'config.json').read_text())
+    config = settings.opened(own, asked, given)
+    method = method_of(config, run)
+    replicated = sharding.replicated(sharding.make_mesh())
+    like = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated),
+        shapes_of(method, config.res),
+    )
+    with Checkpointer(run) as checkpointer:
+        nets, step, meta = checkpointer.restore_nets(like)
+    about = {'name': run.resolve().name, 'kind': 'run', 'step': step, 'data': meta.get('data', {})}
+    return Weights(config, method, jax.device_get(nets), None, about)
+
+
+def _of_file(
+    tensors: files.Tensors, told: Mapping[str, Any], asked: Any, given: Any, path: Path, sha256: str
+) -> Weights:
+    inside = None
+    if predictor := told.get('predictor'):
+        part = {
+            k.removeprefix('predictor/'): x for k, x in tensors.items() if k[:10] == 'predictor/'
+        }
+        inside = _of_file(part, predictor, None, None, path, sha256)
+    config = settings.opened(told['config'], asked, given)
+    method = method_of(config, path)
+    like = shapes_of(method, config.res)
+    wanted = {f'nets/{name}': x for name, x in _leaves(like).items()}
+    there = {name: x.shape for name, x in tensors.items() if name.startswith('nets/')}
+    if problems := mismatches({k: x.shape for k, x in wanted.items()}, there):
+        raise ValueError(
+            f'{path}: its arrays are not those of its config ({config.method}): '
+            f'{"; ".join(problems)}; export it again, or use the version that wrote it'
+        )
+    treedef = jax.tree.structure(like)
+    leaves = [tensors[name].astype(x.dtype) for name, x in wanted.items()]
+    about = {'name': path.stem, 'kind': 'file', 'sha256': sha256, **told}
+    del about['config']
+    return Weights(config, method, jax.tree.unflatten(treedef, leaves), inside, about)
+
+
+def method_of(config: Any, place: str | Path) -> Method:
+    """The method of a run's config; ValueError where it lacks what today's code needs."""
+    try:
+        return make_method(config)
+    except (AttributeError, KeyError) as error:
+        raise ValueError(
+            f'{place}: its config lacks a field ({error}), so an earlier version of fi_jax wrote '
+            'it; train it again'
+        ) from error
+
+
+def shapes_of(method: Method, res: int) -> dict[str, NetState]:
+    """Shapes of the nets that sampling needs: params and stats alone."""
+    still = {name: optax.identity() for name in method.nets}
+    state = jax.eval_shape(lambda: init_state(method, still, res, 0))
+    names = method.sampling or tuple(method.nets)
+    return {n: NetState(state.nets[n].params, state.nets[n].stats, {}, {}) for n in names}
+
+
+def tensors_of(nets: Mapping[str, NetState], dtype: Any = None) -> files.Tensors:
+    """Arrays by name, nets/<net>/{params,stats}/...; matrices and kernels in dtype, if given.
+
+    Vectors (biases, scales of norms) stay as they are: they are few, and add up.
+    """
+    return {
+        f'nets/{name}': np.asarray(x, dtype if x.ndim > 1 else None)
+        for name, x in _leaves(nets).items()
+    }
+
+
+def _leaves(nets: Mapping[str, NetState]) -> dict[str, Any]:
+    found, _ = jax.tree_util.tree_flatten_with_path(dict(nets))
+
+    def name(path: tuple[Any, ...]) -> str:
+        return '/'.join(str(getattr(p, 'name', getattr(p, 'key', p))) for p in path)
+
+    return {name(path): leaf for path, leaf in found}
+
+
+def placed(nets: Mapping[str, NetState], mesh: Mesh) -> dict[str, NetState]:
+    """The nets on every device of a mesh."""
+    return jax.device_put(dict(nets), sharding.replicated(mesh))

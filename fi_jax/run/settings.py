@@ -1,0 +1,137 @@
+"""The settings of a run: read again, completed by today's defaults, and what may be asked of them.
+
+A run, or a file of weights, is opened by its own config. What a command line adds can change what
+is asked (which faces, how many samples, who leads), never what was trained.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import json
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+# What may differ from the config of the run: it asks other questions of the same networks.
+ASKED = (
+    'data', 'eval', 'sample', 'predict', 'validate', 'guidance', 'landmark_source', 'predictor',
+    'seed', 'num_pictures', 'num_picture_samples', 'picture_holes', 'dtype', 'mesh',
+    'compile_cache', 'profile_steps',
+)  # fmt: skip
+# Of config.data: how a run sees photos. All else says which photos they are, and changes as one:
+# the landmarks of one set are not those of another.
+SEEN = (
+    'val_share', 'test_share', 'flip', 'hull', 'max_bad_share', 'num_threads', 'augment', 'holes',
+    'bent_holes',
+)  # fmt: skip
+# Of the rest: what goes with a set, and does not name one.
+WITH = ('landmarks', 'identities', 'length', 'size', 'seed')
+
+
+def settings_of(config: Any) -> dict[str, Any]:
+    """A config as plain JSON values."""
+    return json.loads(config.to_json_best_effort())
+
+
+def flat(settings: Mapping[str, Any], head: str = '') -> dict[str, Any]:
+    """Each leaf by its dotted path."""
+    out: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            out |= flat(value, f'{head}{name}.')
+        else:
+            out[head + name] = value
+    return out
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """'name: before -> now' of each entry that differs."""
+    names = sorted({*before, *now})
+    return [
+        f'{name}: {before.get(name)} -> {now.get(name)}'
+        for name in names
+        if before.get(name) != now.get(name)
+    ]
+
+
+def completed(own: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's settings over today's: fields that came later have their default.
+
+    Sections that are the same kind of thing are merged; a section whose names are free (steps by
+    stage, holes by kind, rates by net) stays the run's own.
+    """
+    out = dict(defaults)
+    for name, value in own.items():
+        inner = defaults.get(name)
+        merge = isinstance(value, Mapping) and isinstance(inner, Mapping)
+        if merge and name not in ('steps', 'holes', 'bent_holes', 'lr_scale'):
+            out[name] = completed(value, dict(defaults[name]))
+        else:
+            out[name] = value
+    return out
+
+
+def opened(
+    own: Mapping[str, Any], asked: Any = None, given: Collection[str] | None = None
+) -> ConfigDict:
+    """The config under which a run is opened: its own, with what is asked in place of what was.
+
+    own: the settings of the run. asked: a config; of its sections `ASKED`, those fields that
+    `given` names by dotted path take the place of the run's, or all where given is None. The seed,
+    which chooses holes and draws, is always the one that is asked for. A data set is taken whole:
+    where `given` names one (data.source, data.path, ...), all that tells which photos is as asked.
+    """
+    now = settings_of(asked) if asked is not None else {}
+    out = completed(own, defaults(own) or now)
+    fields = flat(now)
+    if given is None:
+        paths = {path for path in fields if is_asked(path)}
+    else:
+        paths = {path for path in given if is_asked(path)} | {'seed'} & fields.keys()
+        of_set = {p for p in fields if p.startswith('data.') and p.split('.')[1] not in SEEN}
+        if any(p in of_set and p.split('.')[1] not in WITH for p in paths):
+            paths |= of_set
+    for path in paths & fields.keys():
+        *heads, last = path.split('.')
+        node = out
+        for head in heads:
+            node[head] = dict(node.get(head, {}))
+            node = node[head]
+        node[last] = fields[path]
+    return ConfigDict(copy.deepcopy(out))
+
+
+def is_asked(path: str) -> bool:
+    """Whether a dotted path may differ from the run's own."""
+    return path.partition('.')[0] in ASKED
+
+
+def refuse(own: Mapping[str, Any], given: Mapping[str, Any], place: Any) -> None:
+    """ValueError where a command line gives what opening a run cannot change.
+
+    given: dotted path -> value. A path that the run does not know cannot have been changed.
+    """
+    fields = flat(own)
+    plain = json.loads(json.dumps(dict(given), default=list))
+    wrong = [
+        f'config.{path}={value!r} (there: {fields[path]!r})'
+        for path, value in plain.items()
+        if not is_asked(path) and path in fields and fields[path] != value
+    ]
+    if wrong:
+        more = f' and {len(wrong) - 6} more' if len(wrong) > 6 else ''
+        raise ValueError(
+            f'{place} was trained with other settings: {"; ".join(wrong[:6])}{more}; a run is '
+            'opened by its own config: leave them out, or name another run'
+        )
+
+
+def defaults(own: Mapping[str, Any]) -> dict[str, Any]:
+    """Today's settings for the method and size of a run; {} where they are not at hand."""
+    try:
+        common: Any = importlib.import_module('configs.common')
+    except ModuleNotFoundError:
+        return {}
+    return settings_of(common.base(own['res'], own['res'] == 32))

@@ -1,0 +1,23 @@
+"""The whole training state of a run folder, for tests that compare states."""
+
+import jax
+
+from fi_jax import sharding
+from fi_jax.checkpoint import Checkpointer
+from fi_jax.methods import make_method
+from fi_jax.optim import make_optimizers
+from fi_jax.state import init_state
+
+
+def state_of(config, workdir):
+    """The state of its newest checkpoint, on the host."""
+    method = make_method(config)
+    shapes = jax.eval_shape(
+        lambda: init_state(method, make_optimizers(config, method.nets), config.res, config.seed)
+    )
+    replicated = sharding.replicated(sharding.make_mesh())
+    like = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), shapes
+    )
+    with Checkpointer(workdir) as checkpointer:
+        return jax.device_get(checkpointer.restore(like)[0])
