@@ -1,1 +1,11 @@
 """fi_jax: diverse face inpainting led by facial keypoints, in JAX and Flax."""
+
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    if name == 'load':
+        from fi_jax.inpaint import load  # here, so that `import fi_jax` starts nothing
+
+        return load
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -1,0 +1,381 @@
+"""A person's own photo: `load` a network once, then complete the holes of any number of photos.
+
+    import fi_jax
+    restorer = fi_jax.load('runs/flow')                # a name, an exported file or a run folder
+    result = restorer('photo.jpg', 'hole.png', num_samples=8, seed=0)
+    result.images[0].save('completed.png')
+
+White is missing, as in diffusers. Outside the hole every pixel of a result is the photo's own. What
+is drawn inside is plausible, not the true face: it identifies nobody.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from fi_jax import features, sharding
+from fi_jax import landmarks as lm
+from fi_jax.input_pipeline import alignment
+from fi_jax.photo import blending, finding
+from fi_jax.photo.reading import ImageLike, Photo, read_hole, read_photo
+from fi_jax.state import bind_ema, example_batch
+
+CHUNK = 4  # completions drawn at once: the one compiled size, whatever num_samples is
+PREDICTED = 16  # crops whose landmarks are predicted at once
+MAX_SAMPLES = 64
+STREAMS = {'structure': 1, 'appearance': 2}  # of random numbers
+
+Face = finding.Face
+NoFaceFound = finding.NoFaceFound
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Crop:
+    """Where the network looked: a square of `res` pixels, laid on the photo by a similarity.
+
+    to_photo (2,3) takes its pixels to the photo's. corners (4,2): of the square, in photo pixels,
+    clockwise from the face's upper left; side: photo pixels; angle: degrees, clockwise.
+    """
+
+    to_photo: np.ndarray
+    res: int
+
+    @property
+    def to_crop(self) -> np.ndarray:
+        return alignment.invert(self.to_photo)
+
+    @property
+    def corners(self) -> np.ndarray:
+        low, high = -0.5, self.res - 0.5
+        square = np.array([[low, low], [high, low], [high, high], [low, high]])
+        return alignment.apply(self.to_photo, square)
+
+    @property
+    def side(self) -> float:
+        return self.res * self.factor
+
+    @property
+    def factor(self) -> float:
+        """Photo pixels to one of the network's: above 1, what is drawn is softer than the photo."""
+        return float(np.hypot(*self.to_photo[:, 0]))
+
+    @property
+    def angle(self) -> float:
+        return float(np.degrees(np.arctan2(self.to_photo[1, 0], self.to_photo[0, 0])))
+
+
+@dataclass(frozen=True)
+class Result:
+    """Completions of one photo.
+
+    images: N PIL pictures of the photo's own size and mode. landmarks (N,68,2) float32: the points
+    that led each, in photo pixels. uncertainty (H,W) float32: how far the completions differ, the
+    standard deviation over them in grey levels, 0 outside the hole. seed: with the same photo,
+    hole and settings it draws the same again. notes: what a person should know, in sentences.
+    """
+
+    photo: Photo
+    hole: np.ndarray
+    face: Face
+    crop: Crop
+    seed: int
+    landmarks: np.ndarray
+    completed: np.ndarray  # (N,res,res,3) uint8, in the crop
+    notes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.completed)
+
+    def image(self, k: int) -> Image.Image:
+        """Completion k in the photo; made anew at each call, which spares memory."""
+        return self.photo.image(self.pixels(k))
+
+    def pixels(self, k: int) -> np.ndarray:
+        """Completion k in the photo, (H,W,3) uint8."""
+        return blending.paste(self.completed[k], self.photo.pixels, self.hole, self.crop.to_photo)
+
+    @functools.cached_property
+    def images(self) -> list[Image.Image]:
+        return [self.image(k) for k in range(len(self))]
+
+    @functools.cached_property
+    def uncertainty(self) -> np.ndarray:
+        spread = self.completed.astype(np.float32).std(0).mean(-1)
+        return blending.lay(spread, self.photo.size, self.crop.to_photo) * self.hole
+
+
+class Restorer:
+    """A network and its landmark predictor, loaded and compiled once; threads may share it.
+
+    about: what is known of the weights (name, sha256, config, terms). res: the network's side.
+    """
+
+    def __init__(self, config: Any, method: Any, nets: Any, predictor: Any, about: dict[str, Any]):
+        if method.sample is None:
+            raise ValueError(f'{about.get("name", "weights")}: draws no image; name another')
+        self.config, self.about, self.res = config, about, int(config.res)
+        self._method, self._nets, self._predictor = method, nets, predictor
+        self._points = jax.jit(self._predict)
+        self._compiled: dict[tuple[Any, ...], Callable[..., jax.Array]] = {}
+
+    # ------------------------------------------------------------------------------ questions
+
+    def find(self, photo: ImageLike | Photo, hole: ImageLike | None = None) -> list[Face]:
+        """The faces of a photo, the one that the hole is of first, then the larger before others.
+
+        hole: as `__call__` takes it; None where nothing is missing. Empty where there is none.
+        """
+        photo = photo if isinstance(photo, Photo) else read_photo(photo)
+        missing = np.zeros(photo.size, bool) if hole is None else read_hole(hole, photo)
+        return finding.find(photo.pixels, missing, self.predict, self.res)
+
+    def __call__(
+        self,
+        photo: ImageLike | Photo,
+        hole: ImageLike,
+        num_samples: int = 8,
+        seed: int = 0,
+        *,
+        landmarks: np.ndarray | None = None,
+        face: Face | Sequence[float] | None = None,
+        structure: float = 1.0,
+        appearance: float = 1.0,
+        keep: int | None = None,
+        guidance: float | None = None,
+        steps: int | None = None,
+        on_progress: Progress | None = None,
+    ) -> Result:
+        """Draws completions of the part of a photo that a hole hides.
+
+        Sample k of a seed is the same alone or among others, bit for bit.
+
+        Args:
+            photo: PIL image, array (H,W[,C]) uint8 or uint16, or path; any size, mode and
+                orientation.
+            hole: the same, of the photo's size, white = missing; or 'alpha' or 'white', where the
+                photo itself shows what is missing.
+            num_samples: 1 to 64.
+            seed: 0 to 2**32 - 1.
+            landmarks: (68,2) photo pixels that lead all samples; None: predicted.
+            face: one of `find`, or its box (left, top, right, bottom) in photo pixels, from brow to
+                chin and ear to ear; None: the face that the hole is of.
+            structure: how far the landmarks differ between samples; 0 all alike, 1 as drawn.
+            appearance: how far all else differs; 0 all alike, 1 as drawn.
+            keep: the sample of this seed that the others stay near to where structure or appearance
+                is below 1; None: the most likely landmarks, and the appearance of sample 0.
+            guidance: how hard the landmarks pull; None: as the network's config says.
+            steps: evaluations of the network a sample; None: as its config says.
+            on_progress: called with (samples done, num_samples) before the first and after each
+                few; what it raises ends the call.
+
+        Raises:
+            NoFaceFound: no face near the hole; give `face` or `landmarks`.
+            ValueError, TypeError, FileNotFoundError: an argument, named.
+        """
+        photo = photo if isinstance(photo, Photo) else read_photo(photo)
+        missing = read_hole(hole, photo)
+        _check(num_samples, seed, keep, structure=structure, appearance=appearance)
+        found = self._face_of(photo, missing, landmarks, face)
+        crop = Crop(alignment.invert(alignment.to_canonical(found.landmarks, self.res)), self.res)
+        pixels, covered = blending.cut(photo.pixels, missing, crop.to_photo, self.res)
+        if landmarks is None:
+            points = self._shapes(pixels, covered, seed, num_samples, keep, structure)
+        else:
+            points = np.stack([alignment.apply(crop.to_crop, found.landmarks)] * num_samples)
+        draw = self._draw(guidance, steps)
+        noise = self._noise(seed, num_samples, keep or 0, appearance)
+        completed = []
+        for first in range(0, num_samples, CHUNK):
+            if on_progress:
+                on_progress(first, num_samples)
+            rows = slice(first, first + CHUNK)
+            batch = self._batch(
+                np.repeat(pixels[None], CHUNK, 0),
+                np.repeat(covered[None], CHUNK, 0),
+                _filled(points[rows], CHUNK),
+            )
+            drawn = draw(self._nets, batch, _filled(noise[rows], CHUNK))
+            completed.append(np.asarray(drawn)[: len(points[rows])])
+        if on_progress:
+            on_progress(num_samples, num_samples)
+        return Result(
+            photo, missing, found, crop, seed,
+            np.stack([alignment.apply(crop.to_photo, p) for p in points]),
+            np.concatenate(completed),
+            (*photo.notes, *_notes(missing, covered, crop)),
+        )  # fmt: skip
+
+    # -------------------------------------------------------------------------------- answers
+
+    def predict(self, images: np.ndarray, holes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Landmarks (N,68,2) and their deviations (N,68), in pixels of crops (N,res,res,3)."""
+        points, sigma = [], []
+        method, nets, _ = self._predictor
+        noise = jnp.zeros((PREDICTED, 1, method.noise_dim))
+        for first in range(0, len(images), PREDICTED):
+            rows = slice(first, first + PREDICTED)
+            batch = self._batch(_filled(images[rows], PREDICTED), _filled(holes[rows], PREDICTED))
+            out = self._points(nets, batch, noise)
+            points.append(np.asarray(out['points'])[: len(images[rows])])
+            sigma.append(np.asarray(out['sigma'])[: len(images[rows])])
+        return np.concatenate(points), np.concatenate(sigma)
+
+    def _face_of(
+        self,
+        photo: Photo,
+        missing: np.ndarray,
+        landmarks: np.ndarray | None,
+        face: Face | Sequence[float] | None,
+    ) -> Face:
+        """The face to complete, by what the caller knows of it."""
+        if landmarks is not None:
+            points = lm.validate(landmarks).astype(np.float32)
+            return Face(finding.box_of(points), points, 1.0)
+        if isinstance(face, Face):
+            return face
+        if face is not None:
+            start = finding.mean_face(tuple(map(float, face)))  # type: ignore[arg-type]
+            return finding.settle(photo.pixels, missing, start, self.predict, self.res)
+        faces = finding.find(photo.pixels, missing, self.predict, self.res)
+        if not faces:
+            raise NoFaceFound(
+                'photo: no face found near the hole; give its box, face=(left, top, right, bottom)'
+            )
+        return faces[0]
+
+    def _shapes(
+        self,
+        pixels: np.ndarray,
+        covered: np.ndarray,
+        seed: int,
+        num_samples: int,
+        keep: int | None,
+        structure: float,
+    ) -> np.ndarray:
+        """Landmarks (N,68,2) of the crop that lead each sample."""
+        method, nets, _ = self._predictor
+        numbers = (
+            np.arange(num_samples) if keep is None else np.append(np.arange(num_samples), keep)
+        )
+        noise = _normals(seed, 'structure', numbers, method.noise_dim)
+        drawn, likely = [], None
+        for first in range(0, len(noise), PREDICTED):
+            rows = noise[first : first + PREDICTED]
+            batch = self._batch(
+                np.repeat(pixels[None], PREDICTED, 0), np.repeat(covered[None], PREDICTED, 0)
+            )
+            out = self._points(nets, batch, _filled(rows, PREDICTED)[:, None])
+            drawn.append(np.asarray(out['samples'])[: len(rows), 0])
+            likely = np.asarray(out['points'])[0]
+        shapes = np.concatenate(drawn)
+        centre = likely if keep is None else shapes[num_samples]
+        return centre + np.float32(structure) * (shapes[:num_samples] - centre)
+
+    def _noise(self, seed: int, num_samples: int, keep: int, appearance: float) -> np.ndarray:
+        """Noise (N,noise_dim) of each sample: between the kept one's, at 0, and its own, at 1."""
+        drawn = _normals(seed, 'appearance', np.arange(num_samples), self._method.noise_dim)
+        kept = _normals(seed, 'appearance', np.array([keep]), self._method.noise_dim)
+        if appearance == 1.0:
+            return drawn
+        angle = appearance * np.pi / 2  # on the sphere, so that it stays as long as noise is
+        mixed = np.float32(np.cos(angle)) * kept + np.float32(np.sin(angle)) * drawn
+        mixed[np.arange(num_samples) == keep] = kept[0]
+        return mixed
+
+    def _batch(
+        self, images: np.ndarray, holes: np.ndarray, points: np.ndarray | None = None
+    ) -> dict[str, np.ndarray]:
+        """Crops as a batch of the pipeline, with landmarks where they are given."""
+        batch = example_batch(self.res, len(images))
+        batch |= {'image': images, 'hole': holes[..., None].astype(np.uint8)}
+        if points is not None:
+            batch |= {'landmarks': points.astype(np.float32), 'has_landmarks': batch['weight']}
+        return batch
+
+    def _predict(self, nets: Any, batch: features.Batch, noise: jax.Array) -> dict[str, jax.Array]:
+        method = self._predictor[0]
+        bound = bind_ema(method, nets)
+        return method.predictor.predict(bound, features.prepare(batch), noise)
+
+    def _draw(self, guidance: float | None, steps: int | None) -> Callable[..., jax.Array]:
+        """The compiled sampler of some settings."""
+        key = guidance, steps
+        if key not in self._compiled:
+            method = self._method
+
+            def draw(nets: Any, batch: features.Batch, noise: jax.Array) -> jax.Array:
+                out = method.sample(bind_ema(method, nets), features.prepare(batch), noise)
+                return features.to_uint8(out['image'])
+
+            self._compiled[key] = jax.jit(draw)
+        return self._compiled[key]
+
+
+def load(source: str | Path) -> Restorer:
+    """A restorer of exported weights, by their name or file, or of a run folder.
+
+    Raises FileNotFoundError or ValueError that name what is not there or does not fit.
+    """
+    from fi_jax.runs import load_predictor, load_run, saved_config
+
+    mesh = sharding.make_mesh()
+    config = saved_config(source)
+    run = config.get('predictor', '')
+    config.landmark_source = 'user'
+    method, state = load_run(config, source, mesh)
+    _, predictor, nets, _ = load_predictor(run, 'config.predictor', mesh)
+    about = {'name': str(source)}
+    return Restorer(config, method, jax.device_get(state.nets), (predictor, nets, run), about)
+
+
+def _check(num_samples: int, seed: int, keep: int | None, **amounts: float) -> None:
+    """ValueError that names the argument out of its range."""
+    if not 1 <= num_samples <= MAX_SAMPLES:
+        raise ValueError(f'num_samples={num_samples}: choose 1 to {MAX_SAMPLES}')
+    if not 0 <= seed < 2**32:
+        raise ValueError(f'seed={seed}: choose 0 to {2**32 - 1}')
+    if keep is not None and not 0 <= keep < MAX_SAMPLES:
+        raise ValueError(f'keep={keep}: choose a sample, 0 to {MAX_SAMPLES - 1}')
+    for name, value in amounts.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f'{name}={value}: choose 0 to 1')
+
+
+def _notes(missing: np.ndarray, covered: np.ndarray, crop: Crop) -> tuple[str, ...]:
+    """What a person should know of a completion."""
+    notes = []
+    if crop.factor > 1.5:
+        notes.append(
+            f'the network draws {crop.res} pixels across {crop.side:.0f} of the photo: inside the '
+            f'hole it is {crop.factor:.1f} times softer than the photo'
+        )
+    return tuple(notes)
+
+
+@functools.partial(jax.jit, static_argnames='size')
+def _draws(seed: jax.Array, stream: jax.Array, numbers: jax.Array, size: int) -> jax.Array:
+    key = jax.random.fold_in(jax.random.key(seed), stream)
+    return jax.vmap(lambda k: jax.random.normal(jax.random.fold_in(key, k), (size,)))(numbers)
+
+
+def _normals(seed: int, stream: str, numbers: np.ndarray, size: int) -> np.ndarray:
+    """Standard normals (N,size); a row depends on (seed, stream, number) alone."""
+    padded = np.zeros(MAX_SAMPLES + 1, np.int32)
+    padded[: len(numbers)] = numbers
+    drawn = _draws(np.uint32(seed), np.uint32(STREAMS[stream]), padded, size)
+    return np.asarray(drawn)[: len(numbers)]
+
+
+def _filled(rows: np.ndarray, length: int) -> np.ndarray:
+    """Rows with the last repeated up to a length."""
+    return np.concatenate([rows, np.repeat(rows[-1:], length - len(rows), 0)])
