@@ -20,13 +20,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 from PIL import Image
 
-from fi_jax import features, sharding
+from fi_jax import features
 from fi_jax import landmarks as lm
 from fi_jax.input_pipeline import alignment
 from fi_jax.photo import blending, finding
 from fi_jax.photo.reading import ImageLike, Photo, read_hole, read_photo
+from fi_jax.pretrained import Weights, open_weights
+from fi_jax.runs import load_predictor
 from fi_jax.state import bind_ema, example_batch
 
 CHUNK = 4  # completions drawn at once: the one compiled size, whatever num_samples is
@@ -120,11 +123,17 @@ class Restorer:
     about: what is known of the weights (name, sha256, config, terms). res: the network's side.
     """
 
-    def __init__(self, config: Any, method: Any, nets: Any, predictor: Any, about: dict[str, Any]):
-        if method.sample is None:
-            raise ValueError(f'{about.get("name", "weights")}: draws no image; name another')
-        self.config, self.about, self.res = config, about, int(config.res)
-        self._method, self._nets, self._predictor = method, nets, predictor
+    def __init__(self, weights: Weights, predictor: Weights):
+        name, config = weights.about['name'], weights.config
+        if weights.method.sample is None:
+            raise ValueError(f'weights={name}: draws no image; give one that does')
+        if predictor.config.res != config.res:
+            raise ValueError(
+                f'predictor={predictor.about["name"]}: sees {predictor.config.res} px, and '
+                f'{name} draws {config.res}; give one of the same size'
+            )
+        self.config, self.about, self.res = config, weights.about, int(config.res)
+        self._weights, self._predictor = weights, predictor
         self._points = jax.jit(self._predict)
         self._compiled: dict[tuple[Any, ...], Callable[..., jax.Array]] = {}
 
@@ -204,7 +213,7 @@ class Restorer:
                 np.repeat(covered[None], CHUNK, 0),
                 _filled(points[rows], CHUNK),
             )
-            drawn = draw(self._nets, batch, _filled(noise[rows], CHUNK))
+            drawn = draw(self._weights.nets, batch, _filled(noise[rows], CHUNK))
             completed.append(np.asarray(drawn)[: len(points[rows])])
         if on_progress:
             on_progress(num_samples, num_samples)
@@ -220,8 +229,8 @@ class Restorer:
     def predict(self, images: np.ndarray, holes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Landmarks (N,68,2) and their deviations (N,68), in pixels of crops (N,res,res,3)."""
         points, sigma = [], []
-        method, nets, _ = self._predictor
-        noise = jnp.zeros((PREDICTED, 1, method.noise_dim))
+        nets = self._predictor.nets
+        noise = jnp.zeros((PREDICTED, 1, self._predictor.method.noise_dim))
         for first in range(0, len(images), PREDICTED):
             rows = slice(first, first + PREDICTED)
             batch = self._batch(_filled(images[rows], PREDICTED), _filled(holes[rows], PREDICTED))
@@ -263,7 +272,7 @@ class Restorer:
         structure: float,
     ) -> np.ndarray:
         """Landmarks (N,68,2) of the crop that lead each sample."""
-        method, nets, _ = self._predictor
+        method, nets = self._predictor.method, self._predictor.nets
         numbers = (
             np.arange(num_samples) if keep is None else np.append(np.arange(num_samples), keep)
         )
@@ -283,8 +292,8 @@ class Restorer:
 
     def _noise(self, seed: int, num_samples: int, keep: int, appearance: float) -> np.ndarray:
         """Noise (N,noise_dim) of each sample: between the kept one's, at 0, and its own, at 1."""
-        drawn = _normals(seed, 'appearance', np.arange(num_samples), self._method.noise_dim)
-        kept = _normals(seed, 'appearance', np.array([keep]), self._method.noise_dim)
+        drawn = _normals(seed, 'appearance', np.arange(num_samples), self._weights.method.noise_dim)
+        kept = _normals(seed, 'appearance', np.array([keep]), self._weights.method.noise_dim)
         if appearance == 1.0:
             return drawn
         angle = appearance * np.pi / 2  # on the sphere, so that it stays as long as noise is
@@ -303,39 +312,39 @@ class Restorer:
         return batch
 
     def _predict(self, nets: Any, batch: features.Batch, noise: jax.Array) -> dict[str, jax.Array]:
-        method = self._predictor[0]
-        bound = bind_ema(method, nets)
-        return method.predictor.predict(bound, features.prepare(batch), noise)
+        method = self._predictor.method
+        assert method.predictor is not None
+        return method.predictor.predict(bind_ema(method, nets), features.prepare(batch), noise)
 
     def _draw(self, guidance: float | None, steps: int | None) -> Callable[..., jax.Array]:
         """The compiled sampler of some settings."""
         key = guidance, steps
         if key not in self._compiled:
-            method = self._method
+            sample = self._weights.method.sample
+            method = self._weights.method
 
             def draw(nets: Any, batch: features.Batch, noise: jax.Array) -> jax.Array:
-                out = method.sample(bind_ema(method, nets), features.prepare(batch), noise)
+                assert sample is not None
+                out = sample(bind_ema(method, nets), features.prepare(batch), noise)
                 return features.to_uint8(out['image'])
 
             self._compiled[key] = jax.jit(draw)
         return self._compiled[key]
 
 
-def load(source: str | Path) -> Restorer:
+def load(source: str | Path, predictor: str | Path = '') -> Restorer:
     """A restorer of exported weights, by their name or file, or of a run folder.
 
-    Raises FileNotFoundError or ValueError that name what is not there or does not fit.
+    predictor: the run or file of a landmark predictor; '' takes the one inside the file, else the
+    one that the run's config names. Raises FileNotFoundError or ValueError that name what is not
+    there or does not fit.
     """
-    from fi_jax.runs import load_predictor, load_run, saved_config
-
-    mesh = sharding.make_mesh()
-    config = saved_config(source)
-    run = config.get('predictor', '')
-    config.landmark_source = 'user'
-    method, state = load_run(config, source, mesh)
-    _, predictor, nets, _ = load_predictor(run, 'config.predictor', mesh)
-    about = {'name': str(source)}
-    return Restorer(config, method, jax.device_get(state.nets), (predictor, nets, run), about)
+    # Here the caller predicts the landmarks, draws their shapes and moves them.
+    weights = open_weights(source, ConfigDict({'landmark_source': 'user'}), field='weights')
+    reader = weights.predictor
+    if predictor or reader is None:
+        reader = load_predictor(str(predictor or weights.config.predictor), 'predictor')
+    return Restorer(weights, reader)
 
 
 def _check(num_samples: int, seed: int, keep: int | None, **amounts: float) -> None:

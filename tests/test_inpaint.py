@@ -9,6 +9,7 @@ from fi_jax import inpaint
 from fi_jax.landmarks import MEAN_SHAPE
 from fi_jax.methods import make_method
 from fi_jax.optim import make_optimizers
+from fi_jax.pretrained import Weights
 from fi_jax.state import init_state
 from tests import masked_autoencoder
 
@@ -16,15 +17,14 @@ from tests import masked_autoencoder
 def untrained(config):
     method = make_method(config)
     init = jax.jit(lambda: init_state(method, make_optimizers(config, method.nets), 32, 0))
-    return method, init().nets
+    return Weights(config, method, init().nets, None, {'name': 'untrained'})
 
 
 @pytest.fixture(scope='module')
 def restorer():
     """Untrained nets at 32 px: the predictor answers with the mean face of the frame."""
-    config = masked_autoencoder.get_config('tiny')
-    predictor = (*untrained(landmarks.get_config('tiny')), 'untrained')
-    return inpaint.Restorer(config, *untrained(config), predictor, {'name': 'untrained'})
+    drawing, reading = masked_autoencoder.get_config('tiny'), landmarks.get_config('tiny')
+    return inpaint.Restorer(untrained(drawing), untrained(reading))
 
 
 @pytest.fixture(scope='module')

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from configs import landmarks
-from fi_jax import features, sharding, steps
+from fi_jax import sharding, steps
 from fi_jax.pretrained import open_weights
 from fi_jax.run import settings
 from fi_jax.runs import load_run

@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from fi_jax.input_pipeline.sources import MAX_FILE_BYTES, MAX_PIXELS, BadImage, decode
+from fi_jax.input_pipeline.archives import MAX_FILE_BYTES
+from fi_jax.input_pipeline.records import MAX_PIXELS, BadImage, decode
 
 ImageLike = Image.Image | np.ndarray | str | os.PathLike[str]
 
@@ -52,7 +53,7 @@ def read_photo(photo: ImageLike | bytes, name: str = 'photo') -> Photo:
     BMP. An orientation that EXIF tells is applied; 16 bits become 8; palettes and CMYK become RGB.
 
     Raises:
-        BadImage: not an image, damaged, or above the limits of `sources.decode`.
+        BadImage: not an image, damaged, or above the limits of `records.decode`.
         FileNotFoundError: no such file.
         TypeError: another kind of object.
     """
