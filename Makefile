@@ -62,7 +62,7 @@ bench: env
 	$(BIN)/python -m benchmarks.first_step
 
 landmarks: env
-	$(BIN)/python -m fi_jax.input_pipeline.extract_landmarks --source=zip --path=$(FACES) --out=$(OUT) --npz=$(OUT)/points.npz
+	$(BIN)/fi-jax landmarks --source=zip --path=$(FACES) --out=$(OUT) --npz=$(OUT)/points.npz
 
 clean:
 	rm -rf .venv .venv-parity build *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -211,7 +211,7 @@ def under(points: np.ndarray, hole: np.ndarray) -> np.ndarray:
 def predictor_rows(args: argparse.Namespace, run: str, kind: str) -> dict[str, np.ndarray]:
     """Points (N,68,2) of a run in pixels of the stored images, and its scores (N,)."""
     from fi_jax import predict, sharding
-    from fi_jax.runs import load_predictor
+    from fi_jax.run.folder import load_predictor
 
     config, mesh = make_config(args), sharding.make_mesh()
     predictor = load_predictor(run, '--runs')
@@ -367,7 +367,7 @@ def speed(args: argparse.Namespace) -> None:
     import jax
 
     from fi_jax import steps
-    from fi_jax.runs import load_predictor
+    from fi_jax.run.folder import load_predictor
     from fi_jax.state import example_batch
 
     predictor = load_predictor(args.run, '--run')

@@ -26,7 +26,7 @@ from fi_jax.input_pipeline.loader import EvalExamples, Tolerant, eval_batches, t
 from fi_jax.input_pipeline.sources import make_source
 from fi_jax.methods.landmarks import Landmarks
 from fi_jax.nets.shapes import DIM, Flow, LowRankMixture
-from fi_jax.runs import load_predictor
+from fi_jax.run.folder import load_predictor
 from fi_jax.state import bind_ema
 
 HEADS = {

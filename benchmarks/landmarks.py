@@ -24,15 +24,8 @@ import numpy as np
 
 from benchmarks import timing
 from fi_jax import landmarks as lm
-from fi_jax.input_pipeline import (
-    alignment,
-    archives,
-    detectors,
-    extract_landmarks,
-    landmark_shards,
-    records,
-    vertex_map,
-)
+from fi_jax.input_pipeline import alignment, archives, landmark_shards, records
+from fi_jax.input_pipeline.offline import detectors, extract_landmarks, vertex_map
 
 FOLDS, HELD_BACK = 4, 0
 TERMS = (

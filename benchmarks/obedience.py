@@ -24,16 +24,16 @@ import numpy as np
 
 from fi_jax import features, pictures, sharding
 from fi_jax import landmarks as lm
-from fi_jax.evaluate import load_reader
-from fi_jax.input_pipeline import extract_landmarks
+from fi_jax.evaluation.protocol import load_reader
 from fi_jax.input_pipeline.augment import bend
 from fi_jax.input_pipeline.loader import EvalExamples, eval_batches
+from fi_jax.input_pipeline.offline import extract_landmarks
 from fi_jax.input_pipeline.sources import make_source
 from fi_jax.metrics.landmarks import inside
-from fi_jax.runs import load_run, saved_config
+from fi_jax.run.folder import load_run, saved_config
+from fi_jax.run.writers import save_png
 from fi_jax.sample import edited
 from fi_jax.state import bind_ema
-from fi_jax.writers import save_png
 
 _TILE = 112
 # Images (B,H,W,3) uint8 -> the points (68,2) of each, None where no face was found.

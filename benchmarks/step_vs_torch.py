@@ -173,7 +173,7 @@ class JaxStep:
 def count_flops(jaxpr: Any, branch: Callable[..., float]) -> float:
     """FLOPs of the convolutions and products of a jaxpr; branch chooses among those of a cond.
 
-    Products with padding count, unlike in `fi_jax.aot.matmul_flops`, for PyTorch's counter, which
+    Products with padding count, unlike in `run.aot.matmul_flops`, for PyTorch's counter, which
     stands beside these numbers, counts them.
     """
     total = 0.0

@@ -1,29 +1,43 @@
-"""The command `fi-jax`: `fi-jax weights` gets the weights of metrics; the rest is by its module.
+"""The command `fi-jax COMMAND ...`; see `fi-jax --help`."""
 
-    fi-jax weights ...                                 the networks of metrics: what is there, fetch
-    python -m fi_jax.main --config=... --workdir=...   train, eval, sample, predict, compile
-    python -m fi_jax.evaluate ...                      score a run or folders of images, compare
-    python -m fi_jax.input_pipeline.extract_landmarks  68 points of each face of a set of photos
-    python -m fi_jax.input_pipeline.prepare            photos and their points as a data set
+from __future__ import annotations
 
-Each tells its flags with --help (fi_jax.main and fi_jax.evaluate: --helpshort).
-"""
-
+import importlib
 import sys
+
+# command -> (module, what it does). A module's main(arguments) returns the exit code; the commands
+# of fi_jax.main are its modes.
+COMMANDS = {
+    'train': ('fi_jax.main', 'train a run, or go on with it: --config=NAME --workdir=RUN'),
+    'eval': ('fi_jax.main', 'score a run or folders of images, compare runs'),
+    'sample': ('fi_jax.main', "draw completions of a source's faces"),
+    'predict': ('fi_jax.main', 'predict the landmarks of faces with holes'),
+    'compile': ('fi_jax.main', 'what a step would need on other chips'),
+    'landmarks': (
+        'fi_jax.input_pipeline.offline.extract_landmarks',
+        'find 68 points in each face of a set of photos',
+    ),
+    'prepare': ('fi_jax.input_pipeline.offline.prepare', 'pack photos and points as a data set'),
+    'weights': ('fi_jax.metrics.weights', 'the networks of metrics: list, fetch'),
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line -> exit code: 0 done, 1 refused."""
+    """The command line -> exit code: 0 done, 1 refused, others as the command says."""
     command, *rest = (sys.argv[1:] if arguments is None else arguments) or ['--help']
     if command in ('-h', '--help'):
-        print(__doc__.strip())
+        print('fi-jax COMMAND ...\n')
+        for name, (_, what) in COMMANDS.items():
+            print(f'    {name:10s} {what}')
+        print('\nfi-jax COMMAND --help lists its flags (of the first five: --helpshort).')
         return 0
-    if command != 'weights':
+    if command not in COMMANDS:
         print(f'error: fi-jax {command}: unknown; see fi-jax --help', file=sys.stderr)
         return 1
-    from fi_jax.metrics import weights  # here, so that --help answers at once
-
-    return weights.main(rest)
+    module = importlib.import_module(COMMANDS[command][0])  # here, so that --help answers at once
+    if module.__name__ == 'fi_jax.main':
+        return module.console(command, rest)
+    return module.main(rest)
 
 
 if __name__ == '__main__':

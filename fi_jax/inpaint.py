@@ -29,7 +29,7 @@ from fi_jax.input_pipeline import alignment
 from fi_jax.photo import blending, finding
 from fi_jax.photo.reading import ImageLike, Photo, read_hole, read_photo
 from fi_jax.pretrained import Weights, open_weights
-from fi_jax.runs import load_predictor
+from fi_jax.run.folder import load_predictor
 from fi_jax.state import bind_ema, example_batch
 
 CHUNK = 4  # completions drawn at once: the one compiled size, whatever num_samples is

@@ -54,15 +54,16 @@ DEBUG = flags.DEFINE_bool('debug', False, 'On an error, show where in the code i
 
 
 def main(argv: list[str]) -> None:
-    """Run one mode; on an error, end with its code (`fi_jax.faults.Exit`) and one line."""
+    """Run one mode; on an error, end with its code (`fi_jax.run.faults.Exit`) and one line."""
     if len(argv) > 1 and not COMPARE.value:
         raise app.UsageError(f'what is {argv[1]!r}? all arguments are flags: see --helpshort')
     # Imported here, so that --help and a wrong flag answer at once.
     import jax
 
-    from fi_jax import aot, faults, sharding
-    from fi_jax.evaluate import compare_runs, evaluate_folders, evaluate_run
+    from fi_jax import sharding
+    from fi_jax.evaluation.protocol import compare_runs, evaluate_folders, evaluate_run
     from fi_jax.predict import predict_run
+    from fi_jax.run import aot, faults
     from fi_jax.sample import sample_run
     from fi_jax.train import train_and_evaluate
 
@@ -159,14 +160,15 @@ def parse_flags(argv: list[str]) -> list[str]:
         sys.exit(1)
 
 
-def console(mode: str = 'train') -> None:
-    """Entry point; mode is the default of --mode."""
+def console(mode: str = 'train', arguments: list[str] | None = None) -> None:
+    """Entry point; mode is the default of --mode, arguments are those of the command line."""
     FLAGS.set_default('mode', mode)
     FLAGS.set_gnu_getopt(True)  # flags may follow the runs of --compare
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().addFilter(OwnWords())
     logging.get_absl_handler().setFormatter(std_logging.Formatter('%(asctime)s %(message)s', '%T'))
-    app.run(main, flags_parser=parse_flags)
+    argv = sys.argv if arguments is None else [f'fi-jax {mode}', *arguments]
+    app.run(main, argv=argv, flags_parser=parse_flags)
 
 
 if __name__ == '__main__':

@@ -13,15 +13,15 @@ from absl import logging
 from jax.sharding import Mesh
 
 from fi_jax import sharding, steps
-from fi_jax.files import whole
 from fi_jax.input_pipeline import holes
 from fi_jax.input_pipeline.loader import EvalExamples, eval_batches, unsquare
 from fi_jax.input_pipeline.sources import make_source
 from fi_jax.methods import Method
 from fi_jax.metrics import bootstrap, groups
-from fi_jax.runs import examples_of, load_run, protocol_of, resolve_split
+from fi_jax.run.files import whole
+from fi_jax.run.folder import examples_of, load_run, protocol_of, resolve_split
+from fi_jax.run.writers import save_json, save_png
 from fi_jax.state import NetState
-from fi_jax.writers import save_json, save_png
 
 Scores = dict[str, dict[str, dict[str, float]]]  # group -> score -> mean, low, high, count
 

@@ -13,8 +13,8 @@ from fi_jax import landmarks, pictures, sharding, steps
 from fi_jax.features import Batch
 from fi_jax.input_pipeline.loader import EvalExamples, eval_batches
 from fi_jax.input_pipeline.sources import make_source
-from fi_jax.runs import load_run, resolve_split
-from fi_jax.writers import save_png
+from fi_jax.run.folder import load_run, resolve_split
+from fi_jax.run.writers import save_png
 
 
 def sample_run(config: Any, workdir: str | Path) -> Path:

@@ -17,18 +17,19 @@ from absl import logging
 from clu import parameter_overview
 from jax.sharding import Mesh
 
-from fi_jax import evaluate, pictures, predict, sharding, steps
-from fi_jax.checkpoint import Checkpointer, warm_start
-from fi_jax.faults import HostWatch, NonFinite, Preempted, Preemption
+from fi_jax import pictures, predict, sharding, steps
+from fi_jax.evaluation import protocol
+from fi_jax.evaluation.scoring import tolerate
 from fi_jax.input_pipeline.loader import EvalExamples, Tolerant, eval_batches, train_iterator
 from fi_jax.input_pipeline.records import Source
 from fi_jax.input_pipeline.sources import make_source
-from fi_jax.meter import Clock, Meter, Profile
 from fi_jax.methods import Method, make_method
 from fi_jax.optim import make_optimizers
-from fi_jax.scoring import tolerate
+from fi_jax.run.checkpoint import Checkpointer, warm_start
+from fi_jax.run.faults import HostWatch, NonFinite, Preempted, Preemption
+from fi_jax.run.meter import Clock, Meter, Profile
+from fi_jax.run.writers import Writer, save_json
 from fi_jax.state import TrainState, init_state
-from fi_jax.writers import Writer, save_json
 
 # A run that changes one of these, or the section that bears its method's name, is another run; all
 # else may change, and is told.
@@ -110,7 +111,7 @@ def _train(
         validation = EvalExamples(
             held_back, config, 'mixture', config.validate.limit, config.eval.batch_size
         )
-        judge = predict if method.predictor else evaluate
+        judge = predict if method.predictor else protocol
         validate = judge.mean_scores(method, validation, config, mesh, config.validate.num_samples)
         trouble: dict[str, str] = {}  # metrics that failed: they never end a training
 

@@ -19,7 +19,9 @@ from pathlib import Path
 from tests.conftest import CACHE
 
 CONTEXT = multiprocessing.get_context('forkserver')
-CONTEXT.set_forkserver_preload(['pytest', 'fi_jax.train', 'fi_jax.sample', 'fi_jax.aot', 'configs'])
+CONTEXT.set_forkserver_preload(
+    ['pytest', 'fi_jax.train', 'fi_jax.sample', 'fi_jax.run.aot', 'configs']
+)
 
 
 def _child(argv, out, file_limit, before):

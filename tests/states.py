@@ -3,9 +3,9 @@
 import jax
 
 from fi_jax import sharding
-from fi_jax.checkpoint import Checkpointer
 from fi_jax.methods import make_method
 from fi_jax.optim import make_optimizers
+from fi_jax.run.checkpoint import Checkpointer
 from fi_jax.state import init_state
 
 

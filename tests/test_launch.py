@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from fi_jax import main as _main  # its flags are those the scripts must use
-from fi_jax.faults import Exit
+from fi_jax.run.faults import Exit
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted([*ROOT.glob('launch/*.sh'), ROOT / 'launch' / 'slurm.sbatch'])

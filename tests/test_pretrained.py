@@ -1,4 +1,4 @@
-"""Runs and files of weights, opened by their own config; exports and what can be wrong with them."""
+"""Runs and files of weights, opened by their own config; exports, and what is wrong with them."""
 
 import json
 
@@ -10,7 +10,7 @@ from configs import landmarks
 from fi_jax import sharding, steps
 from fi_jax.pretrained import open_weights
 from fi_jax.run import settings
-from fi_jax.runs import load_run
+from fi_jax.run.folder import load_run
 from fi_jax.state import example_batch
 from fi_jax.train import train_and_evaluate
 from tests.states import state_of
@@ -77,7 +77,7 @@ def test_sampling_restores_its_nets_alone(normal_run):
 
 
 def test_a_run_older_than_a_field_opens_with_its_default(normal_run, tmp_path):
-    config, workdir = normal_run
+    _, workdir = normal_run
     old = tmp_path / 'old'
     old.mkdir()
     (old / 'checkpoints').symlink_to(workdir / 'checkpoints')

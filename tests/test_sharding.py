@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from fi_jax import aot, losses, sharding, steps
+from fi_jax import losses, sharding, steps
 from fi_jax.input_pipeline.loader import EvalExamples, eval_batches
-from fi_jax.input_pipeline.procedural import ProceduralFaces
+from fi_jax.input_pipeline.procedural.faces import ProceduralFaces
 from fi_jax.methods import Phase, make_method
 from fi_jax.optim import make_optimizers
+from fi_jax.run import aot
 from fi_jax.state import init_state
 from tests import tiny_run
 

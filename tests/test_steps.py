@@ -10,7 +10,7 @@ import pytest
 
 from fi_jax import features, rng, sharding, steps
 from fi_jax.input_pipeline.loader import EvalExamples, eval_batches
-from fi_jax.input_pipeline.procedural import ProceduralFaces
+from fi_jax.input_pipeline.procedural.faces import ProceduralFaces
 from fi_jax.landmarks import mean_landmarks
 from fi_jax.methods import Method, Phase, make_method
 from fi_jax.methods.keypoint import CRITICS, Keypoint, scores, swapped

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from configs import quickstart, stage1, stage2
-from fi_jax.runs import resolve_split
+from fi_jax.run.folder import resolve_split
 from fi_jax.sample import sample_run
 from fi_jax.train import NonFinite, train_and_evaluate
 from tests import masked_autoencoder

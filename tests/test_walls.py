@@ -48,17 +48,22 @@ ALLOWED = {
     'rng.py': ('jax',),
     'features.py': ('jax', 'fi_jax.landmarks'),
     # The page of an evaluation needs its results alone: no device, no run.
-    'tables.py': ('fi_jax.results',),
-    'charts.py': ('numpy', 'fi_jax.metrics.groups', 'fi_jax.results', 'fi_jax.tables'),
-    'report.py': (
+    'evaluation/tables.py': ('fi_jax.evaluation.results',),
+    'evaluation/charts.py': (
+        'numpy',
+        'fi_jax.metrics.groups',
+        'fi_jax.evaluation.results',
+        'fi_jax.evaluation.tables',
+    ),
+    'evaluation/report.py': (
         'numpy',
         'PIL',
-        'fi_jax.charts',
-        'fi_jax.files',
-        'fi_jax.results',
-        'fi_jax.tables',
+        'fi_jax.evaluation.charts',
+        'fi_jax.run.files',
+        'fi_jax.evaluation.results',
+        'fi_jax.evaluation.tables',
     ),
-    'files.py': (),
+    'run/files.py': (),
 }
 ALLOWED_MORE = {'fi_jax/metrics/fills.py': ('cv2', 'scipy', 'patchmatch_cython')}
 
@@ -87,11 +92,11 @@ def test_the_input_pipeline_touches_no_device(name):
 @pytest.mark.parametrize(
     ('module', 'home'),
     [
-        ('orbax', {'fi_jax/checkpoint.py'}),
+        ('orbax', {'fi_jax/run/checkpoint.py'}),
         ('absl.flags', {'fi_jax/main.py'}),
         ('absl.app', {'fi_jax/main.py'}),
         ('ml_collections.config_flags', {'fi_jax/main.py'}),
-        ('mediapipe', {'fi_jax/input_pipeline/extract_landmarks.py'}),
+        ('mediapipe', {'fi_jax/input_pipeline/offline/extract_landmarks.py'}),
         ('configs', set()),
         ('tests', set()),
         ('tensorflow', set()),
@@ -113,8 +118,8 @@ def test_tfds_stays_in_the_input_pipeline():
 
 
 def test_methods_know_no_trainer_and_the_trainer_no_method():
-    trainers = ('main', 'train', 'evaluate', 'scoring', 'predict', 'sample', 'runs')
-    upper = (*trainers, 'steps', 'checkpoint', 'writers', 'state')
+    trainers = ('main', 'train', 'evaluate', 'evaluation', 'predict', 'sample', 'run')
+    upper = (*trainers, 'steps', 'state')
     for name in of('methods/', 'steps.py', 'state.py', 'optim.py', 'sharding.py'):
         above = trainers if name in ('fi_jax/steps.py', 'fi_jax/state.py') else upper
         assert not {m for m in imports(name) if is_in(m, *(f'fi_jax.{u}' for u in above))}, name

@@ -9,7 +9,7 @@ from typing import Any
 
 from fi_jax.input_pipeline import archives, joins, landmark_shards, published, tfds
 from fi_jax.input_pipeline.joins import SPLITS
-from fi_jax.input_pipeline.procedural import ProceduralFaces
+from fi_jax.input_pipeline.procedural.faces import ProceduralFaces
 from fi_jax.input_pipeline.records import Source
 
 SOURCES = ('procedural', 'folder', 'zip', 'tfds', 'celeba', 'celeba_hq', 'ffhq')

@@ -19,10 +19,10 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from fi_jax import sharding
-from fi_jax.checkpoint import Checkpointer, mismatches
 from fi_jax.methods import Method, make_method
 from fi_jax.pretrained import files, shipped
 from fi_jax.run import settings
+from fi_jax.run.checkpoint import Checkpointer, mismatches
 from fi_jax.state import NetState, init_state
 
 

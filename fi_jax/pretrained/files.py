@@ -17,7 +17,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from fi_jax.files import whole
+from fi_jax.run.files import whole
 
 SUFFIX = '.safetensors'
 SCHEMA = 1

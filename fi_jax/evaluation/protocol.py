@@ -1,0 +1,382 @@
+"""The protocol: rows (a method, fills, the truth) scored on the same holes, image by image.
+
+Its commands are in fi_jax/evaluate.py; see docs/evaluation.md.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from fi_jax import features, guidance, predict, sharding
+from fi_jax.evaluation import report
+from fi_jax.evaluation import results as res
+from fi_jax.evaluation.results import Results
+from fi_jax.evaluation.scoring import PRIMARY, Draw, batches, located, measure, tolerate
+from fi_jax.input_pipeline.folders import FolderExamples, visible_change
+from fi_jax.input_pipeline.loader import EvalExamples, Example
+from fi_jax.input_pipeline.records import Source
+from fi_jax.input_pipeline.sources import make_source
+from fi_jax.methods import Method
+from fi_jax.metrics import distribution, fills, image, suite
+from fi_jax.pretrained import placed
+from fi_jax.run.folder import data_name, examples_of, load_predictor, load_run, protocol_of
+from fi_jax.run.writers import save_json
+from fi_jax.state import NetState, bind_ema
+from fi_jax.steps import draw_samples
+
+# -------------------------------------------------------------------------- what is evaluated
+
+
+def evaluate_run(
+    config: Any, workdir: str | Path, out: str | Path = ''
+) -> Results | predict.Scores:
+    """Mode eval: a run folder's newest checkpoint, or a file of weights, scored and printed.
+
+    Results go to the run folder itself, or to out.
+    """
+    mesh = sharding.make_mesh()
+    run = load_run(config, workdir, mesh)
+    method, step = run.method, run.about['step']
+    score: Callable[..., Any] = predict.evaluate_split if method.predictor else evaluate_split
+    found = score(method, run.nets, run.config, workdir, mesh, step, out)
+    text = predict.as_text(found) if method.predictor else as_text(found)
+    logging.info('evaluation of %s at step %d\n%s', workdir, step, text)
+    return found
+
+
+def evaluate_split(
+    method: Method,
+    nets: Mapping[str, NetState],
+    config: Any,
+    workdir: str | Path,
+    mesh: Mesh,
+    step: int = 0,
+    out: str | Path = '',
+) -> Results:
+    """All rows of the protocol on a split -> eval/<name>.{json,npz} and report/<name>.html.
+
+    Written to the run folder workdir, or to out.
+    The split is config.eval.split; 'auto' takes test of the data the run was trained on, and all
+    of any other data.
+    """
+    options = config.eval
+    split, source, examples = examples_of(config, workdir)
+    rows = method_rows(method, nets, config, mesh)
+    if options.fills:
+        # The mean is of training faces where they are at hand, else of the faces themselves.
+        average = mean_face(make_source(config.data, 'train' if split == 'test' else split), config)
+        rows |= fill_rows(mesh, average)
+    protocol = protocol_of(config, split, step) | {'run': Path(workdir).resolve().name}
+    names, attributes = describe(source, examples.count)
+    skipped: dict[str, str] = {}
+    aids = gather_aids(config, workdir, mesh, skipped, protocol)
+    found = measure(examples, rows, protocol, config, mesh, names, attributes, skipped, aids)
+    write(found, out or workdir, options.name or f'{split}_{options.holes}')
+    return found
+
+
+def describe(source: Source, count: int) -> tuple[list[str], dict[str, np.ndarray]]:
+    """Names of the first images of a source, and attributes (n,) of 0 and 1 where it has them."""
+    names = getattr(source, 'names', None)
+    first = source[0]
+    if names is not None and first.attributes is None:
+        return list(names[:count]), {}
+    records = [first, *(source[i] for i in range(1, count))]
+    common = set.intersection(*(set(r.attributes or ()) for r in records))
+    # CelebA's files say -1 and 1, its TFDS version 0 and 1.
+    attributes = {
+        name: np.array([int((r.attributes or {})[name] > 0) for r in records])
+        for name in sorted(common)
+    }
+    return [r.name for r in records], attributes
+
+
+def mean_scores(
+    method: Method, examples: EvalExamples, config: Any, mesh: Mesh, num_samples: int
+) -> Callable[[Mapping[str, NetState]], dict[str, float]]:
+    """A function of the nets: the image metrics' means over examples, for use during a training.
+
+    NaN where a metric has no value.
+    """
+
+    def step(nets: Any, batch: features.Batch) -> dict[str, jax.Array]:
+        samples, ok = _drawn(method, nets, batch, config.seed, num_samples, False)
+        values = image.score(samples, batch['image'], batch['hole'].astype(jnp.float32))
+        keep = ok & (batch['weight'] > 0)
+        return {name: jnp.where(keep, x, jnp.nan) for name, x in values.items()}
+
+    score = jax.jit(step, out_shardings=sharding.replicated(mesh))
+
+    def means(nets: Mapping[str, NetState]) -> dict[str, float]:
+        found = [
+            jax.device_get(score(nets, sharding.shard_batch(batch, mesh)))
+            for batch in batches(examples, config)
+        ]
+        joined = {name: np.concatenate([x[name] for x in found]) for name in found[0]}
+        finite = {name: x[np.isfinite(x)].astype(np.float64) for name, x in joined.items()}
+        return {name: float(x.mean()) if x.size else np.nan for name, x in finite.items()}
+
+    return means
+
+
+def evaluate_folders(folders: tuple[str, str, str], config: Any, workdir: str | Path) -> Results:
+    """The protocol on folders of images, see `FolderExamples` -> eval/ and report/ of workdir.
+
+    folders: samples, truths, holes; the last two, where empty, are the first, as --mode=sample
+    writes it. The composite is always pasted: pixels outside the hole never count.
+    """
+    options = config.eval
+    mesh = sharding.make_mesh()
+    samples_dir = folders[0]
+    folders = samples_dir, folders[1] or samples_dir, folders[2] or samples_dir
+    examples = FolderExamples(*folders, options.limit, options.batch_size, config.data.landmarks)
+    if examples.without_samples:
+        logging.warning(
+            '%d truths have no samples and are left out; the first scored is %s',
+            examples.without_samples, examples.keys[0],
+        )  # fmt: skip
+    changed = visible_change(examples)
+    if changed['outside'] > changed['inside']:
+        logging.warning(
+            'samples differ from the truth more outside the holes (%.1f grey levels) than inside '
+            '(%.1f): are the holes inverted? White must be what is missing',
+            changed['outside'], changed['inside'],
+        )  # fmt: skip
+
+    def draw(_: Example, placed: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        return placed['samples'], placed['weight'] >= 0
+
+    rows: dict[str, Draw] = {PRIMARY: draw}
+    if options.fills:
+        count = min(examples.count, 1000)
+        rows |= fill_rows(mesh, fills.mean_face(examples[i]['image'] for i in range(count)))
+    protocol: dict[str, Any] = {
+        'method': Path(samples_dir).name,
+        'run': Path(samples_dir).name,
+        'data': Path(folders[1]).name,
+        'holes': f'files of {Path(folders[2]).name}',
+        'num_samples': examples.num_samples,
+        'mean_change_of_visible_pixels_before_pasting': changed['outside'],
+    }
+    skipped: dict[str, str] = {}
+    aids = gather_aids(config, '', mesh, skipped, protocol)
+    found = measure(examples, rows, protocol, config, mesh, examples.keys, {}, skipped, aids)
+    write(found, workdir, options.name or 'folder')
+    logging.info('evaluation of %s\n%s', samples_dir, as_text(found))
+    return found
+
+
+def compare_runs(runs: Sequence[str], config: Any, workdir: str | Path) -> Results:
+    """Evaluations of several runs, side by side -> report/compare_<name>.html of workdir.
+
+    Where workdir is an evaluation's file, as the first run may be, the page goes to its run folder.
+    """
+    name = config.eval.name or res.common_name(runs)
+    paths = [res.find(run, name) for run in runs]
+    labels = [p.parents[1].resolve().name if p.parent.name == 'eval' else p.stem for p in paths]
+    if len(set(labels)) < len(labels):
+        labels = [str(run) for run in runs]
+    if len(set(labels)) < len(labels):
+        raise ValueError(f'--compare {" ".join(runs)}: one run is given twice')
+    loaded = {label: res.load(path) for label, path in zip(labels, paths, strict=True)}
+    found = res.compare(loaded)
+    workdir = Path(workdir)
+    if workdir.is_file():
+        workdir = workdir.parents[1] if workdir.parent.name == 'eval' else workdir.parent
+    write(found, workdir, f'compare_{name or "files"}', keep_arrays=False)
+    logging.info('%s\n%s', ' against '.join(labels), as_text(found))
+    return found
+
+
+# ----------------------------------------------------------------------------------- the rows
+
+
+def method_rows(
+    method: Method, nets: Mapping[str, NetState], config: Any, mesh: Mesh
+) -> dict[str, Draw]:
+    """The method's draws, and the one draw of z = 0."""
+
+    def row(num_samples: int, zero: bool) -> Draw:
+        draw = jax.jit(
+            lambda nets, batch: _drawn(method, nets, batch, config.seed, num_samples, zero),
+            out_shardings=sharding.by_example(mesh),
+        )
+        return lambda _, placed: draw(nets, placed)
+
+    return {PRIMARY: row(config.eval.num_samples, False), 'z=0': row(1, True)}
+
+
+def _drawn(
+    method: Method, nets: Any, batch: features.Batch, seed: int, num_samples: int, zero: bool
+) -> tuple[jax.Array, jax.Array]:
+    drawn = draw_samples(method, nets, features.prepare(batch), seed, num_samples, zero)
+    # Rounding to bytes would hide a NaN as a black pixel.
+    return drawn['composite'], jnp.isfinite(drawn['image']).all(axis=(1, 2, 3, 4))
+
+
+def fill_rows(mesh: Mesh, mean_image: np.ndarray) -> dict[str, Draw]:
+    """The rows that always stand, computed on the host: fills without a network, and the truth."""
+
+    def row(fill: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Draw:
+        def draw(batch: Example, _: Any) -> tuple[jax.Array, jax.Array]:
+            pairs = zip(batch['image'], batch['hole'], strict=True)
+            filled = np.stack([fill(x, hole) for x, hole in pairs])[:, None]
+            placed = sharding.shard_batch({'x': filled, 'ok': np.ones(len(filled), bool)}, mesh)
+            return placed['x'], placed['ok']
+
+        return draw
+
+    return {
+        'mean_face': row(lambda x, hole: fills.fill_mean(x, hole, mean_image)),
+        'telea': row(fills.fill_telea),
+        'navier_stokes': row(fills.fill_navier_stokes),
+        'biharmonic': row(fills.fill_biharmonic),
+        'patch_match': row(fills.fill_patch_match),
+        'truth': row(lambda x, _: x),
+    }
+
+
+def mean_face(source: Source, config: Any, limit: int = 1000) -> np.ndarray:
+    """The average of a source's first images, as the pipeline frames them; (res,res,3) uint8."""
+    examples = EvalExamples(source, config, 'none', limit, 1)
+    return fills.mean_face(examples[i]['image'] for i in range(examples.count))
+
+
+# --------------------------------------------------------------------------- what reads faces
+
+
+def gather_aids(
+    config: Any,
+    workdir: str | Path,
+    mesh: Mesh,
+    skipped: dict[str, str],
+    protocol: dict[str, Any],
+) -> dict[str, Any]:
+    """The `reader` and `bank` that metrics of faces need; what is missing is noted in skipped.
+
+    What the report must say of them goes to protocol. workdir '': no run, hence no training faces.
+    """
+    wanted = suite.chosen(config.eval.metrics)
+    aids: dict[str, Any] = {}
+    if 'landmarks' in wanted:
+        with tolerate(skipped, 'landmarks'):
+            aids['reader'], protocol['reader'] = load_reader(config.eval.reader, mesh)
+            leads = config.get('landmark_source') in guidance.PREDICTED
+            same = leads and Path(config.predictor).resolve() == Path(config.eval.reader).resolve()
+            protocol['reader']['interested'] = same
+    if 'memorisation' in wanted and workdir and config.eval.memorisation:
+        with tolerate(skipped, 'memorisation'):
+            aids['bank'], protocol['memorisation'] = training_faces(
+                config, workdir, mesh, aids.get('reader')
+            )
+    return aids
+
+
+def load_reader(
+    run: str, mesh: Mesh, field: str = 'config.eval.reader'
+) -> tuple[suite.Reader, dict[str, Any]]:
+    """The landmark reader of a field, and what the protocol says of it.
+
+    Its points are the most likely ones of a predictor that is told of no hole. Raises LookupError
+    where none is named, otherwise as `load_predictor`.
+    """
+    if not run:
+        raise LookupError(
+            'no reader of landmarks is named; train one with configs/landmarks.py and give its '
+            'run folder as --config.eval.reader=runs/lm'
+        )
+    weights = load_predictor(run, field)
+    method, res_read = weights.method, weights.config.res
+
+    def find(nets: Any, images: jax.Array) -> jax.Array:
+        assert method.predictor is not None
+        seen = images / 127.5 - 1.0
+        batch = {'image': seen, 'masked': seen, 'hole': jnp.zeros_like(seen[..., :1])}
+        noise = jnp.zeros((len(seen), 1, method.noise_dim))
+        return method.predictor.predict(bind_ema(method, nets), batch, noise)['points']
+
+    about = {'run': weights.about['name'], 'res': res_read, 'step': weights.about['step']}
+    return suite.Reader(placed(weights.nets, mesh), find, res_read), about
+
+
+def training_faces(
+    config: Any, workdir: str | Path, mesh: Mesh, reader: suite.Reader | None
+) -> tuple[suite.Bank, dict[str, Any]]:
+    """Features of config.eval.memorisation faces a run was trained on, and words on them.
+
+    The data are those of the run's config.json, seen as they are stored: no hole, no flip. Features
+    are dlib's where its weights are there and landmarks known or read, else 8x8 pixels. Raises
+    FileNotFoundError or ValueError where the training data cannot be opened.
+    """
+    trained_on = ConfigDict(json.loads((Path(workdir) / 'config.json').read_text())['data'])
+    source = make_source(trained_on, 'train')
+    options = config.eval
+    examples = EvalExamples(source, config, 'none', options.memorisation, options.batch_size)
+    known = located(examples)
+    read = reader if not known else None
+    ready = (known or read) and suite.CUT_OUT in distribution.available()
+    features = distribution.make_features(suite.CUT_OUT if ready else 'pixels8')
+
+    def described(
+        features: Any, read: Any, batch: Mapping[str, jax.Array]
+    ) -> tuple[jax.Array, jax.Array]:
+        points = batch['landmarks'] if read is None else read(batch['image'])
+        keep = batch['weight'] > 0
+        if ready and read is None:
+            keep &= batch['has_landmarks'] > 0
+        return suite.describe(features, batch['image'], points), keep
+
+    replicated = sharding.replicated(mesh)
+    describe_all = jax.jit(described, out_shardings=replicated)
+    rows = []
+    logging.info('looking at %d training faces with %s', examples.count, features.name)
+    for batch in batches(examples, config):
+        placed = {k: batch[k] for k in ('image', 'landmarks', 'has_landmarks', 'weight')}
+        placed = sharding.shard_batch(placed, mesh)
+        found, keep = jax.device_get(describe_all(features, read, placed))
+        rows.append(found[keep & np.isfinite(found).all(axis=1)])
+    bank = np.concatenate(rows)
+    about = {'features': features.name, 'faces': len(bank), 'data': data_name(trained_on)}
+    return suite.Bank(features, jax.device_put(bank, replicated)), about
+
+
+# --------------------------------------------------------------------------------- writing it
+
+
+def write(results: Results, workdir: str | Path, name: str, keep_arrays: bool = True) -> None:
+    """eval/<name>.{json,npz} and report/<name>.{html,csv,tex}; process 0 alone writes."""
+    if jax.process_index():
+        return
+    folder = Path(workdir)
+    summary = res.summarise(results)
+    if keep_arrays:
+        res.save(results, folder / 'eval' / f'{name}.npz')
+    save_json(folder / 'eval' / f'{name}.json', summary)
+    page = report.write(results, summary, folder / 'report', name)
+    logging.info('report: %s', page)
+
+
+HEADLINE = ('psnr_hole/mean', 'psnr_hole/best', 'psnr/mean', 'ssim/mean', 'ssim_hole/mean',
+            'l1_hole/mean', 'pair_distance_hole')  # fmt: skip
+
+
+def as_text(results: Results) -> str:
+    """A table of the headline scores over all examples, one line a row, and what was left out."""
+    lines = [f'{"":16s}' + ''.join(f'{name:>20s}' for name in HEADLINE)]
+    for row, scores in results.scores.items():
+        means = [
+            float(np.nanmean(scores[name])) if name in scores else float('nan') for name in HEADLINE
+        ]
+        lines.append(f'{row:16s}' + ''.join(f'{mean:20.4f}' for mean in means))
+    lines += [f'skipped: {what}: {why}' for what, why in results.skipped.items()]
+    return '\n'.join(lines)

@@ -1,0 +1,583 @@
+"""Finds the 68 landmarks of every face of a source, once, offline, into landmark shards.
+
+    fi-jax landmarks --source=zip --path=FACES.zip \\
+        --detector=mediapipe --out=DIR --num_workers=2 --npz=points.npz
+
+Stop it whenever you like, even by kill -9: the same command goes on where it stopped, and gives
+the same bytes. An image that cannot be read costs one record and is listed in DIR/bad.jsonl. When
+all is done DIR holds landmarks.json (for data.landmarks=DIR), summary.json and page/index.html
+with pictures to judge by. Several machines share the work with --shards=0:64, --shards=64:128 ...
+on a common folder, or with --runner=beam.
+
+Detectors: mediapipe (the Face Landmarker, 478 vertices, taken to 68 by --map; the model file is
+fetched once and checked by its sha256), dlib (pip install 'fi_jax[dlib]'), import (points that
+exist already: --points=FILE.npz, a folder of shards or .pts files, or CelebA's five points).
+
+--map=learned, the default, is better by a third, but was fitted to annotations that are for
+research only; --map=fixed has no such terms. Exit codes: 0 done, 1 refused or failed, 2 too many
+bad images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+
+from fi_jax import landmarks as lm
+from fi_jax.input_pipeline import alignment, landmark_shards, records, sources
+from fi_jax.input_pipeline.landmark_shards import LandmarkRow
+from fi_jax.input_pipeline.offline import detectors, landmark_pages, shard_pool, vertex_map
+from fi_jax.input_pipeline.offline.detectors import Detector, Face, View
+
+MODEL_URL = (
+    'https://storage.googleapis.com/mediapipe-models/face_landmarker/face_landmarker/float16/1/'
+    'face_landmarker.task'
+)
+MODEL_SHA256 = '64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff'
+MODEL = 'FI_JAX_FACE_LANDMARKER'  # environment variable
+JOB = 'job.json'
+IMAGES_A_SHARD, MAX_SHARDS = 256, 1024
+
+# Whether a face is worth a second look: farther than this from the mean face, as a share of the
+# distance of the outer eye corners; smaller than so many pixels between them; more of it cut off.
+ODD_SHAPE, SMALL, CUT_OFF = 0.25, 12.0, 0.15
+
+_EMPTY = np.zeros((lm.NUM_POINTS, 2), np.float32)
+
+
+# --------------------------------------------------------------------------------- MediaPipe
+
+
+class MediaPipe:
+    """MediaPipe's Face Landmarker: 478 vertices a face, taken to 68 points by a `vertex_map`."""
+
+    name = 'mediapipe'
+    # A border first: the finder wants the whole head in view. Then as it is, small within a wide
+    # border, and for small faces in large photos the quarters and the centre: in small photos
+    # those show what is no face.
+    views: Sequence[View] = (
+        View(0.25),
+        View(0.0),
+        View(0.6, sizes=(384, 1280)),
+        *(View(0.0, (x, y, x + 0.5, y + 0.5), least=640) for x, y in
+          ((0.25, 0.25), (0.0, 0.0), (0.5, 0.0), (0.0, 0.5), (0.5, 0.5))),
+    )  # fmt: skip
+
+    def __init__(self, model: str = '', kind: str = 'learned', max_faces: int = 4):
+        self._map = vertex_map.load(kind)
+        path = find_model(model)
+        try:
+            with _quiet_stderr():
+                import mediapipe
+                from mediapipe.tasks.python import BaseOptions, vision
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                "--detector=mediapipe needs MediaPipe: pip install 'fi_jax[landmarks]'"
+            ) from error
+        self.version = f'{mediapipe.__version__}+{MODEL_SHA256[:8]}+{kind}-{self._map.version}'
+        self._image = functools.partial(mediapipe.Image, mediapipe.ImageFormat.SRGB)
+        options = vision.FaceLandmarkerOptions(
+            base_options=BaseOptions(model_asset_path=path), num_faces=max_faces
+        )
+        with _quiet_stderr():
+            self._landmarker = vision.FaceLandmarker.create_from_options(options)
+            self._landmarker.detect(self._image(np.zeros((64, 64, 3), np.uint8)))
+
+    def close(self) -> None:
+        """Ends it; to be called before Python ends."""
+        self._landmarker.close()
+
+    def vertices(self, image: np.ndarray) -> list[np.ndarray]:
+        """All faces as (478,2) x,y pixels, pixel centres at whole numbers."""
+        height, width = image.shape[:2]
+        found = self._landmarker.detect(self._image(np.ascontiguousarray(image))).face_landmarks
+        scale = np.array([width, height])
+        return [np.array([(p.x, p.y) for p in face]) * scale - 0.5 for face in found]
+
+    def __call__(self, image: np.ndarray, name: str) -> list[Face]:
+        return [Face(self._map(v)) for v in self.vertices(image)]
+
+
+def find_model(model: str = '') -> str:
+    """The checked model file: as given, as FI_JAX_FACE_LANDMARKER says, or fetched once.
+
+    Raises FileNotFoundError, ValueError (another sha256) or OSError (it cannot be fetched).
+    """
+    path = model or os.environ.get(MODEL, '')
+    if path:
+        detectors.check_sha256(path, MODEL_SHA256, '--model' if model else MODEL)
+        return path
+    path = os.path.expanduser('~/.cache/fi_jax/face_landmarker.task')
+    if not os.path.exists(path):
+        print(f'Fetching {MODEL_URL} to {path}', file=sys.stderr)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        part = f'{path}.tmp-{os.getpid()}'
+        try:
+            with urllib.request.urlopen(MODEL_URL, timeout=60) as answer, open(part, 'wb') as file:
+                file.write(answer.read(1 << 26))
+            detectors.check_sha256(part, MODEL_SHA256, '--model')
+            os.replace(part, path)
+        except OSError as error:
+            raise OSError(
+                f'--model is not set and cannot be fetched ({error}); get {MODEL_URL} and name it '
+                f'by --model=FILE or {MODEL}=FILE'
+            ) from error
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(part)
+    detectors.check_sha256(path, MODEL_SHA256, '--model')
+    return path
+
+
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """The native libraries write notes past Python, in the middle of the progress line."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, 'wb') as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectorSpec:
+    """What makes a detector, in any process."""
+
+    kind: str = 'mediapipe'
+    model: str = ''
+    map: str = 'learned'
+    points: str = ''
+
+    def terms(self) -> str:
+        """What the use of its points is subject to."""
+        if self.kind == 'mediapipe':
+            return vertex_map.load(self.map).terms
+        if self.kind == 'dlib':
+            return 'The predictor was trained on iBUG 300-W, whose terms exclude commercial use.'
+        return 'Those of the points given.'
+
+
+_made: dict[DetectorSpec, Detector] = {}
+
+
+def make_detector(spec: DetectorSpec) -> Detector:
+    """The detector of a specification, one a process."""
+    if spec not in _made:
+        _made[spec] = _make(spec)
+    return _made[spec]
+
+
+def close_detectors() -> None:
+    """Frees them all: MediaPipe fails, noisily, if it is left to the end of Python."""
+    while _made:
+        detector = _made.popitem()[1]
+        if isinstance(detector, MediaPipe):
+            detector.close()
+
+
+def _make(spec: DetectorSpec) -> Detector:
+    if spec.kind == 'mediapipe':
+        return MediaPipe(spec.model, spec.map)
+    if spec.kind == 'dlib':
+        return detectors.Dlib(spec.model)
+    if spec.kind == 'import':
+        return detectors.Import(spec.points)
+    raise ValueError(f'--detector={spec.kind}: expected mediapipe, dlib or import')
+
+
+# ---------------------------------------------------------------------------------- one image
+
+
+def show(image: np.ndarray, view: View) -> tuple[np.ndarray, np.ndarray]:
+    """What a detector sees in a view, and the transform (2,3) from there to the image's pixels."""
+    height, width = image.shape[:2]
+    left, top, right, bottom = (
+        round(share * side) for share, side in zip(view.part, (width, height) * 2, strict=True)
+    )
+    seen = image[top : max(bottom, top + 1), left : max(right, left + 1)]
+    border = round(view.border * max(seen.shape[:2]))
+    if border:
+        seen = cv2.copyMakeBorder(seen, border, border, border, border, cv2.BORDER_REPLICATE)
+    height, width = seen.shape[:2]
+    low, high = view.sizes
+    scale = min(max(1.0, low / max(height, width)), high / max(height, width))
+    x = y = 1.0
+    if scale != 1:
+        size = max(round(width * scale), 1), max(round(height * scale), 1)
+        how = cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA
+        seen = cv2.resize(seen, size, interpolation=how)
+        x, y = width / size[0], height / size[1]
+    # Centres at whole numbers: (p + 0.5) * x - 0.5.
+    shift = (left - border + 0.5 * x - 0.5, top - border + 0.5 * y - 0.5)
+    return seen, np.array([[x, 0.0, shift[0]], [0.0, y, shift[1]]])
+
+
+def search(image: np.ndarray, name: str, detector: Detector) -> tuple[list[Face], int]:
+    """All faces of the first view that has any, in pixels of the image, and the view's number."""
+    for number, view in enumerate(detector.views):
+        if max(image.shape[:2]) < view.least:
+            continue
+        seen, back = show(image, view)
+        if faces := detector(seen, name):
+            return [_moved(face, back) for face in faces], number
+    return ([], len(detector.views)) if detector.views else (detector(image, name), 0)
+
+
+def _moved(face: Face, transform: np.ndarray) -> Face:
+    points = alignment.apply(transform, face.points)
+    if face.box is None:
+        return Face(points, face.score)
+    corners = alignment.apply(transform, np.array(face.box, np.float32).reshape(2, 2))
+    left, top, right, bottom = corners.ravel().tolist()
+    return Face(points, face.score, (left, top, right, bottom))
+
+
+def main_face(faces: Sequence[Face], size: tuple[int, int]) -> Face:
+    """The face a photo is of: large and near the middle."""
+    centre = np.array([size[1] - 1, size[0] - 1]) / 2
+
+    def weight(face: Face) -> float:
+        away = np.hypot(*(face.points.mean(0) - centre)) / max(size)
+        return float(np.sqrt(np.ptp(face.points, axis=0).prod()) * np.exp(-4 * away**2))
+
+    return max(faces, key=weight)
+
+
+def extract(
+    source: records.Source, index: int, detector: Detector, max_pixels: int = records.MAX_PIXELS
+) -> LandmarkRow:
+    """The row of one image; whatever is wrong with it, its reason stands in the row."""
+    names = getattr(source, 'names', None)
+    name = names[index] if names is not None else f'#{index}'
+    about: dict[str, Any] = {
+        'detector': detector.name, 'detector_version': detector.version,
+    }  # fmt: skip
+    try:
+        record = source[index]
+        name = record.name
+        image = records.decode(record.image, name, max_pixels=max_pixels)
+    except records.BadImage as error:
+        return LandmarkRow(name, _EMPTY, found=False, reason=f'bad image: {error}', **about)
+    size = image.shape[0], image.shape[1]
+    try:
+        faces, number = search(image, name, detector)
+    except Exception as error:  # of the detector's own kinds; the image is at fault, not the job
+        reason = f'detector failed: {type(error).__name__}: {error}'
+        return LandmarkRow(name, _EMPTY, found=False, reason=reason, size=size, **about)
+    faces = [face for face in faces if np.isfinite(face.points).all()]
+    if not faces:
+        return LandmarkRow(name, _EMPTY, found=False, reason='no face', size=size, **about)
+    face = main_face(faces, size)
+    points = face.points.astype(np.float32)
+    left, top, right, bottom = face.box or (*points.min(0).tolist(), *points.max(0).tolist())
+    return LandmarkRow(
+        name,
+        points,
+        score=face.score,
+        box=(left, top, right, bottom),
+        size=size,
+        doubts=doubts(points, size, len(faces), number),
+        align=tuple(alignment.to_canonical(points, 1).ravel().tolist()),
+        **about,
+    )
+
+
+def doubts(points: np.ndarray, size: tuple[int, int], faces: int, view: int) -> tuple[str, ...]:
+    """Reasons to look twice at a face (68,2) in an image of a size (H, W)."""
+    outside = (points < -0.5) | (points > np.array([size[1], size[0]]) - 0.5)
+    reasons = {
+        'many faces': faces > 1,
+        'second look': view > 0,
+        'odd shape': alignment.oddness(points) > ODD_SHAPE,
+        'small': float(np.hypot(*(points[36] - points[45]))) < SMALL,
+        'cut off': float(outside.any(1).mean()) > CUT_OFF,
+    }
+    return tuple(reason for reason, so in reasons.items() if so)
+
+
+# --------------------------------------------------------------------------------- the job
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A whole extraction; calling it does one shard. Equal jobs write equal bytes."""
+
+    source: records.Source
+    spec: DetectorSpec
+    out: str
+    num_shards: int
+    max_pixels: int = records.MAX_PIXELS
+
+    def bounds(self, shard: int) -> tuple[int, int]:
+        """First and last + 1 record of a shard."""
+        n = len(self.source)
+        return shard * n // self.num_shards, (shard + 1) * n // self.num_shards
+
+    def path(self, shard: int) -> str:
+        return os.path.join(self.out, landmark_shards.shard_name(shard, self.num_shards))
+
+    def count_done(self, shard: int) -> int:
+        """Records of a shard if it is there, else 0: files appear whole."""
+        start, stop = self.bounds(shard)
+        return stop - start if os.path.exists(self.path(shard)) else 0
+
+    def __call__(self, shard: int, report: shard_pool.Report = lambda done, index: None) -> None:
+        path, (start, stop) = self.path(shard), self.bounds(shard)
+        if os.path.exists(path):
+            return
+        cv2.setNumThreads(0)  # one core a worker
+        detector = make_detector(self.spec)
+        tmp = f'{path}.tmp-{os.getpid()}'
+        writer = landmark_shards.open_writer(tmp)
+        try:
+            for i in range(start, stop):
+                report(i - start, i)
+                row = extract(self.source, i, detector, self.max_pixels)
+                writer.write(landmark_shards.encode_row(row))
+            writer.close()
+            with open(tmp, 'rb') as file:
+                os.fsync(file.fileno())
+            os.replace(tmp, path)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(tmp)
+        report(stop - start, stop - 1)
+
+    def describe(self) -> dict[str, Any]:
+        """What must be equal for a job to go on in a folder."""
+        names = getattr(self.source, 'names', None)
+        digest = hashlib.sha256('\n'.join(names).encode()).hexdigest() if names else None
+        detector = make_detector(self.spec)
+        return {
+            'images': len(self.source),
+            'names_sha256': digest,
+            'detector': detector.name,
+            'detector_version': detector.version,
+            'num_shards': self.num_shards,
+            'max_pixels': self.max_pixels,
+            'views': hashlib.sha256(repr(detector.views).encode()).hexdigest()[:12],
+            'terms': self.spec.terms(),
+        }
+
+    def open_folder(self) -> None:
+        """Makes the folder of the job or goes on in it; FileExistsError if it is another's."""
+        wanted, path = self.describe(), os.path.join(self.out, JOB)
+        if os.path.exists(path):
+            with open(path, encoding='utf-8') as file:
+                there = json.load(file)
+            for key, value in wanted.items():
+                if there.get(key) != value:
+                    raise FileExistsError(
+                        f'--out={self.out}: holds a job with {key}={there.get(key)!r}, this one '
+                        f'has {value!r}; choose another folder or remove it'
+                    )
+            return
+        if os.path.exists(self.out) and os.listdir(self.out):
+            raise FileExistsError(
+                f'--out={self.out}: holds something that is no such job; choose another folder'
+            )
+        os.makedirs(self.out, exist_ok=True)
+        _write_text(path, json.dumps(wanted, indent=2, ensure_ascii=False) + '\n')
+
+    def rows(self) -> Iterator[tuple[str, LandmarkRow]]:
+        """(shard, row) of all shards, in the order of the source."""
+        for shard in range(self.num_shards):
+            start, stop = self.bounds(shard)
+            name = landmark_shards.shard_name(shard, self.num_shards)
+            for row in landmark_shards.read_shard(
+                self.path(shard), stop - start, f'--out={self.out}: {name}'
+            ):
+                yield name, row
+
+    def close_folder(self) -> dict[str, Any]:
+        """Writes the index, bad.jsonl and summary.json of a complete job; the summary."""
+        files = [landmark_shards.shard_name(s, self.num_shards) for s in range(self.num_shards)]
+        tally, bad = landmark_shards.Tally(files), []
+        reasons: collections.Counter[str] = collections.Counter()
+        doubtful: collections.Counter[str] = collections.Counter()
+        found = to_look_at = 0
+        for file, row in self.rows():
+            tally.add(row, file)
+            found += row.found
+            doubtful.update(row.doubts)
+            to_look_at += bool(set(row.doubts) - {'many faces'})
+            if not row.found:
+                reasons[row.reason.partition(':')[0]] += 1
+                if row.reason != 'no face':
+                    bad.append({'name': row.name, 'reason': row.reason})
+        lines = [json.dumps(entry, ensure_ascii=False) + '\n' for entry in bad]
+        _write_text(os.path.join(self.out, 'bad.jsonl'), ''.join(lines))
+        summary = {
+            'images': len(self.source),
+            'found': found,
+            'not_found': dict(sorted(reasons.items())),
+            'drop_rate': round(1 - found / len(self.source), 6),
+            'many_faces': doubtful.pop('many faces', 0),
+            'doubtful': to_look_at,
+            'doubts': dict(sorted(doubtful.items())),
+            'terms': self.spec.terms(),
+        }
+        _write_text(
+            os.path.join(self.out, 'summary.json'),
+            json.dumps(summary, indent=2, ensure_ascii=False) + '\n',
+        )
+        tally.save(self.out, terms=self.spec.terms())
+        return summary
+
+
+def _write_text(path: str, text: str) -> None:
+    handle, tmp = tempfile.mkstemp(dir=os.path.dirname(path) or '.', suffix='.tmp')
+    with open(handle, 'w', encoding='utf-8') as file:
+        file.write(text)
+    os.chmod(tmp, 0o644)
+    os.replace(tmp, path)
+
+
+# ------------------------------------------------------------------------------ command line
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags."""
+    made = argparse.ArgumentParser(
+        prog='fi-jax landmarks',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    sources.add_flags(made)
+    group = made.add_argument_group('detector')
+    add = group.add_argument
+    add('--detector', default='mediapipe', choices=('mediapipe', 'dlib', 'import'))
+    add('--model', default='', help=f'model file (else ${MODEL} or ${detectors.DLIB_MODEL})')
+    add('--map', default='learned', choices=vertex_map.MAPS,
+        help='478 vertices -> 68 points; learned is for research only')  # fmt: skip
+    add('--points', default='', help='import: .npz, folder of shards or .pts, or five-point list')
+    add('--max_pixels', type=int, default=records.MAX_PIXELS,
+        help='larger images are refused undecoded (%(default)s)')  # fmt: skip
+    group = made.add_argument_group('output')
+    add = group.add_argument
+    add('--out', required=True, help='folder of shards, pages and lists; resumed if it is there')
+    add('--npz', help='also one flat file: name, points, detected, score, box')
+    add('--export_features', metavar='DIR', help='also PNGs: landmarks, mask and part of each face')
+    add('--hull', default='face68', choices=('face68', 'extended'), help='extended: with forehead')
+    add('--export_limit', type=int, default=100, help='faces to export, 0 = all (%(default)s)')
+    add('--pages', action=argparse.BooleanOptionalAction, default=True, help='the page of pictures')
+    add('--max_bad', type=float, default=0.01, help='exit code 2 above this share of bad images')
+    group = made.add_argument_group('scale')
+    add = group.add_argument
+    add('--num_workers', type=int, default=os.cpu_count() or 1, help='processes; 0 = this one')
+    add('--num_shards', type=int, default=0,
+        help=f'default: one for {IMAGES_A_SHARD} images, at most {MAX_SHARDS}')  # fmt: skip
+    add('--shards', default='', metavar='FIRST:END', help="this machine's part, such as 0:64")
+    add('--runner', default='pool', choices=('pool', 'beam'))
+    add('--beam_options', default='',
+        help="flags of Beam in one string: '--runner=FlinkRunner --flink_master=HOST:8081'; "
+        'without it, the direct runner')  # fmt: skip
+    add('--patience', type=float, default=300, help='seconds without progress that end the job')
+    return made
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line; see the module's head for exit codes."""
+    args = parser().parse_args(argv)
+    try:
+        return _run(args)
+    except KeyboardInterrupt:
+        print('stopped; the same command goes on from here', file=sys.stderr)
+        return 130
+    except (ValueError, OSError, ModuleNotFoundError, shard_pool.WorkerFailed) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 1
+    finally:
+        close_detectors()
+
+
+def _run(args: argparse.Namespace) -> int:
+    source = sources.make_source(sources.from_flags(args), 'all')
+    n = len(source)
+    num_shards = args.num_shards or min(-(-n // IMAGES_A_SHARD), MAX_SHARDS)
+    if not 1 <= num_shards <= n:
+        raise ValueError(f'--num_shards={args.num_shards}: expected 1 to {n}, one image a shard')
+    spec = DetectorSpec(
+        args.detector,
+        args.model and os.path.abspath(args.model),
+        args.map,
+        args.points and os.path.abspath(args.points),
+    )
+    job = Job(source, spec, os.path.abspath(args.out), num_shards, args.max_pixels)
+    mine = _part(args.shards, num_shards)
+    job.open_folder()
+    print(f'{args.out}: {n:,} images, {num_shards} shards. Terms: {spec.terms()}')
+    todo = [shard for shard in mine if not job.count_done(shard)]
+    if len(todo) < len(mine):
+        print(f'{len(mine) - len(todo)} shards are there already.')
+    for name in os.listdir(job.out):
+        shard, _, rest = name.partition('.array_record.tmp-')
+        if rest and shard + '.array_record' in {os.path.basename(job.path(s)) for s in todo}:
+            os.remove(os.path.join(job.out, name))  # of a job that was killed
+    total = sum(stop - start for start, stop in map(job.bounds, todo))
+    progress = shard_pool.Progress('landmarks', total)
+    if todo and args.runner == 'beam':
+        shard_pool.run_beam(
+            job, todo, args.num_workers, args.beam_options.split(), args.patience,
+            job.count_done, progress,
+        )  # fmt: skip
+    elif todo:
+        shard_pool.run(job, todo, args.num_workers, progress, args.patience)
+    progress.close()
+    missing = [shard for shard in range(num_shards) if not job.count_done(shard)]
+    if missing:
+        print(f'{len(missing)} of {num_shards} shards are still to be made by other machines; '
+              'run any of them again to finish the folder.')  # fmt: skip
+        return 0
+    summary = job.close_folder()
+    if args.npz:
+        landmark_shards.write_npz((row for _, row in job.rows()), args.npz)
+    if args.pages:
+        landmark_pages.write_page(source, [row for _, row in job.rows()], summary, job.out)
+    if args.export_features:
+        table = landmark_shards.read_table(job.out)
+        landmark_pages.export_features(
+            source, table, args.export_features, args.hull, args.export_limit
+        )
+    print(landmark_pages.describe(summary))
+    bad = sum(count for reason, count in summary['not_found'].items() if reason != 'no face')
+    if bad > args.max_bad * n:
+        print(f'error: {bad} of {n} images are bad, above --max_bad={args.max_bad}; see '
+              f'{os.path.join(args.out, "bad.jsonl")}', file=sys.stderr)  # fmt: skip
+        return 2
+    return 0
+
+
+def _part(text: str, num_shards: int) -> list[int]:
+    if not text:
+        return list(range(num_shards))
+    first, colon, end = text.partition(':')
+    if not (colon and first.isdecimal() and end.isdecimal() and int(first) < int(end)):
+        raise ValueError(f'--shards={text}: expected FIRST:END, such as 0:64')
+    return list(range(num_shards))[int(first) : int(end)]
+
+
+if __name__ == '__main__':
+    # Under its own name, so that workers can unpickle what this process pickles.
+    from fi_jax.input_pipeline.offline import extract_landmarks
+
+    sys.exit(extract_landmarks.main())
