@@ -189,12 +189,22 @@ def base(res: int, tiny: bool) -> ConfigDict:
 
     c.data = ConfigDict(
         dict(
-            source='procedural',  # procedural | folder | zip | tfds
+            # procedural | folder | zip | tfds | celeba | celeba_hq | ffhq | mixture; docs/data.md
+            source='procedural',
             path='',  # folder or zip
             name='',  # tfds: the data set
             data_dir='',  # tfds: where it was prepared
-            landmarks='',  # a folder of landmark shards, or an .npz
-            identities='',  # a csv: file,identity
+            sets='',  # mixture: a .toml file of sets
+            # Lists to join by name, each a file; persons and attributes also by a pattern of the
+            # image's name, re:PATTERN.
+            landmarks='',  # a folder of landmark shards, an .npz, a .json
+            identities='',
+            attributes='',
+            partition='',  # splits instead of the shares
+            # Left, top, side of each image's crop, pixels or shares of its width; six numbers: in
+            # training one drawn between two. (): the centred square.
+            frame=(),
+            labels='',  # attributes that batches carry, with commas between
             # Shares of the persons held back; these give 500 and 486 of the 8,986 CelebA faces.
             val_share=0.0556,
             test_share=0.0541,

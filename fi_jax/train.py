@@ -35,7 +35,7 @@ from fi_jax.state import TrainState, init_state
 # else may change, and is told.
 FIXED = (
     'method', 'res', 'seed', 'batch_size', 'nets', 'gan', 'schedule', 'prior', 'extractor_input',
-    'data.flip', 'data.hull', 'data.holes', 'data.bent_holes', 'data.augment',
+    'data.frame', 'data.flip', 'data.hull', 'data.holes', 'data.bent_holes', 'data.augment',
 )  # fmt: skip
 
 

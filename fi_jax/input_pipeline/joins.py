@@ -6,11 +6,11 @@ the name).
 
 from __future__ import annotations
 
-import csv
 import dataclasses
+import functools
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,16 +24,11 @@ if TYPE_CHECKING:
 SPLITS = ('train', 'val', 'test')
 
 
-class _Joined:
-    """A source whose records are completed by name."""
+class _Completed:
+    """A source whose records are completed as they are read."""
 
-    def __init__(
-        self,
-        source: Source,
-        landmarks: Mapping[str, LandmarkRow] | None = None,
-        identities: Mapping[str, int] | None = None,
-    ):
-        self._source, self._landmarks, self._identities = source, landmarks, identities
+    def __init__(self, source: Source, complete: Callable[[Record], Record]):
+        self._source, self._complete = source, complete
         for known in ('names', 'splits', 'terms', 'split_rule'):
             if hasattr(source, known):
                 setattr(self, known, getattr(source, known))
@@ -42,14 +37,7 @@ class _Joined:
         return len(self._source)
 
     def __getitem__(self, index: int) -> Record:
-        record = self._source[index]
-        if self._landmarks is not None:
-            row = self._landmarks.get(record.name)
-            points = row.points if row is not None and row.found else None
-            record = dataclasses.replace(record, landmarks=points)
-        if self._identities is not None:
-            record = dataclasses.replace(record, identity=self._identities.get(record.name))
-        return record
+        return self._complete(self._source[index])
 
 
 class _Subset:
@@ -82,85 +70,116 @@ def with_landmarks(
     Raises:
         ValueError: no name is in both.
     """
-    joined = _count_joined(source, table, field)
-    if joined is not None:
-        names = source.names  # type: ignore[attr-defined]
-        found = sum(1 for n in names if n in table and table[n].found)
+    table = for_source(source, table, field)
+    names = getattr(source, 'names', None)
+    if names is not None:
+        rows = [table[name].found for name in names if name in table]
         logging.info(
             '%s: %d of %d images have landmarks; %d face not found, %d without a row.',
-            field, found, len(names), joined - found, len(names) - joined,
+            field, sum(rows), len(names), len(rows) - sum(rows), len(names) - len(rows),
         )  # fmt: skip
-    return _Joined(source, landmarks=table)
+    return _Completed(source, functools.partial(_with_points, table))
 
 
-def with_identities(
-    source: Source, mapping: Mapping[str, int], *, field: str = 'data.identities'
-) -> Source:
-    """Joins person numbers by name; records that are not in the mapping get None.
+def with_values(source: Source, values: Mapping[str, Any], field: str, *, where: str) -> Source:
+    """Joins one field of `Record` by name; records that are not in the mapping get None.
+
+    Args:
+        source: any source.
+        values: name -> value of the field.
+        field: 'identity' or 'attributes'.
+        where: what to call the mapping in messages.
 
     Raises:
         ValueError: no name is in both.
     """
-    joined = _count_joined(source, mapping, field)
-    if joined is not None:
-        logging.info('%s: %d of %d images have an identity.', field, joined, len(source))
-    return _Joined(source, identities=mapping)
+    values = for_source(source, values, where)
+    names = getattr(source, 'names', None)
+    if names is not None:
+        known = sum(1 for name in names if name in values)
+        logging.info('%s: known of %d of %d images.', where, known, len(names))
+    return _Completed(source, functools.partial(_with_value, values, field))
 
 
-def _count_joined(source: Source, table: Mapping[str, Any], field: str) -> int | None:
+def with_frame(source: Source, frame: Sequence[float]) -> Source:
+    """Each image gets the frame, or the two, of 3 or 6 numbers; see `Record.frame`.
+
+    Raises ValueError on other numbers.
+    """
+    frames = np.array(frame, np.float64)
+    sides = frames[2::3]
+    if len(frames) not in (3, 6) or not np.isfinite(frames).all() or min(sides) <= 0:
+        raise ValueError(
+            f'data.frame={tuple(frame)}: expected left, top and side of a square, or of two'
+        )
+    if min(sides) <= 1 < max(sides):
+        raise ValueError(f'data.frame={tuple(frame)}: mixes pixels and shares; give one kind')
+    frames = frames.reshape(-1, 3) if len(frames) == 6 else frames
+    return _Completed(source, functools.partial(dataclasses.replace, frame=frames))
+
+
+def _with_points(table: Mapping[str, LandmarkRow], record: Record) -> Record:
+    row = table.get(record.name)
+    points = row.points if row is not None and row.found else None
+    return dataclasses.replace(record, landmarks=points)
+
+
+def _with_value(values: Mapping[str, Any], field: str, record: Record) -> Record:
+    value: Any = values.get(record.name)
+    return dataclasses.replace(record, **{field: value})
+
+
+class _Renamed(Mapping[str, Any]):
+    """A table under other names."""
+
+    def __init__(self, table: Mapping[str, Any], keys: Mapping[str, str]):
+        self._table, self._keys = table, keys
+
+    def __getitem__(self, name: str) -> Any:
+        return self._table[self._keys[name]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+
+def for_source(source: Source, table: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """A table by the names of a source, which may have other folders and endings.
+
+    A list names 000001.jpg what a zip has as img_align_celeba_png/000001.png: where no name is in
+    both, they are matched without folders and endings, as long as that is unique.
+
+    Raises ValueError where no image has a row even so; `where` begins the message.
+    """
     names = getattr(source, 'names', None)
     if names is None:
         # Reading every record to learn its name may take minutes, so a sample only warns.
         sample = [source[i].name for i in range(min(64, len(source)))]
         if sample and not any(name in table for name in sample):
             logging.warning(
-                '%s: none of the first %d images is in it, such as %r.', field, len(sample),
+                '%s: none of the first %d images is in it, such as %r.', where, len(sample),
                 sample[0],
             )  # fmt: skip
-        return None
-    joined = sum(1 for name in names if name in table)
-    if not joined:
+        return table
+    if any(name in table for name in names):
+        return table
+    by_stem = {_stem(key): key for key in table}
+    keys = {name: by_stem[_stem(name)] for name in names if _stem(name) in by_stem}
+    unique = len(by_stem) == len(table) and len(set(keys.values())) == len(keys)
+    if not keys or not unique:
+        like = f', rows like {next(iter(table))!r}' if table else ''
         raise ValueError(
-            f'{field}: no image has a row: images are named like {next(iter(names), None)!r}, '
-            f'rows like {next(iter(table), None)!r}; name the rows as the images, folders included'
+            f'{where}: no image has a row: images are named like {next(iter(names), None)!r}'
+            f'{like}; name the rows as the images, folders included'
         )
-    return joined
+    logging.info('%s: matched by file names without folders and endings.', where)
+    return _Renamed(table, keys)
 
 
-def read_identities(path: str | os.PathLike[str]) -> dict[str, int]:
-    """Reads a CSV file with columns file,identity: image name -> number of the person, from 0 up.
-
-    Raises:
-        FileNotFoundError: absent.
-        ValueError: wrong header, a number that is none, or one file with two persons.
-    """
-    where = f'data.identities={os.fspath(path)}'
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f'{where}: no such file; check the path')
-    identities: dict[str, int] = {}
-    with open(path, newline='', encoding='utf-8-sig') as file:
-        try:
-            rows = csv.DictReader(file)
-            if not {'file', 'identity'} <= set(rows.fieldnames or ()):
-                raise ValueError(
-                    f'{where}: columns {rows.fieldnames}; the first line must be file,identity'
-                )
-            for row in rows:
-                name, text = row['file'], row['identity']
-                if not name or text is None or not text.strip().isdecimal():
-                    raise ValueError(
-                        f'{where}: line {rows.line_num}: {name!r},{text!r}; '
-                        'expected a file name and a whole number from 0 up'
-                    )
-                identity = int(text)
-                if identities.setdefault(name, identity) != identity:
-                    raise ValueError(
-                        f'{where}: line {rows.line_num}: {name} has two identities, '
-                        f'{identities[name]} and {identity}; keep one'
-                    )
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise ValueError(f'{where}: not a CSV text file ({error})') from error
-    return identities
+def _stem(name: str) -> str:
+    return os.path.splitext(name.rpartition('/')[2])[0]
 
 
 def subset(source: Source, indices: Sequence[int] | np.ndarray) -> Source:

@@ -39,6 +39,8 @@ import msgpack
 import numpy as np
 from array_record.python import array_record_module
 
+from fi_jax.input_pipeline import lists
+
 SCHEMA = 1
 INDEX = 'landmarks.json'
 
@@ -316,10 +318,11 @@ def write_npz(rows: Iterable[LandmarkRow], path: str | os.PathLike[str]) -> int:
 
 
 def read_table(path: str | os.PathLike[str]) -> LandmarkTable:
-    """Reads a folder of shards, or an .npz, into a mapping name -> `LandmarkRow`.
+    """Reads a folder of shards, an .npz or a .json into a mapping name -> `LandmarkRow`.
 
     An .npz needs `name` (N,) and `points` (N,68,2); `detected` (N,; else all are), `score` (N,) and
-    `box` (N,4) are optional. It is read without pickle.
+    `box` (N,4) are optional. It is read without pickle. A .json is a list of records with `file`
+    and `points`, 68 pairs or 136 numbers.
 
     Raises:
         FileNotFoundError: absent, or a folder without its index.
@@ -328,8 +331,29 @@ def read_table(path: str | os.PathLike[str]) -> LandmarkTable:
     where = f'data.landmarks={os.fspath(path)}'
     if not os.path.exists(path):
         raise FileNotFoundError(f'{where}: no such file or folder; check the path')
-    rows = _read_shards(path, where) if os.path.isdir(path) else _read_npz(path, where)
+    ending = os.path.splitext(path)[1].lower()
+    if os.path.isdir(path):
+        rows = _read_shards(path, where)
+    elif ending == '.json':
+        rows = _read_json(path, where)
+    elif ending in ('.txt', '.csv'):
+        titles = lists.read_list(path, where).titles or ()
+        raise ValueError(
+            f"{where}: a list of {len(titles)} columns; CelebA's own lists have 5 points a face, "
+            'and 68 are needed: make them by `fi-jax landmarks`'
+        )
+    else:
+        rows = _read_npz(path, where)
     return LandmarkTable(rows, where)
+
+
+def _read_json(path: str | os.PathLike[str], where: str) -> Iterator[LandmarkRow]:
+    for i, record in enumerate(lists.read_json(path, where, 'points')):
+        try:
+            points = np.array(record['points'], np.float32).reshape(_POINTS)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f'{where}: record {i}: not 68 points ({error})') from error
+        yield LandmarkRow(name=record['file'], points=points, detector='json')
 
 
 def _read_shards(path: str | os.PathLike[str], where: str) -> Iterator[LandmarkRow]:

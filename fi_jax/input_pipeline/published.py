@@ -10,11 +10,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from fi_jax.input_pipeline import archives
+from fi_jax.input_pipeline import archives, lists
 from fi_jax.input_pipeline.records import Record, Source
 
 
@@ -116,19 +116,15 @@ def celeba(path: str, facts: Facts = CELEBA) -> PublishedSet:
     Raises FileNotFoundError or ValueError with what is missing or wrong.
     """
     images, names, _ = _images(path, facts)
-    lists = {name: _list(path, name, facts) for name in facts.md5}
-    wanted = dict(zip(names, range(len(names)), strict=True))
-    numbers = {'0': 'train', '1': 'val', '2': 'test'}
+    where = {name: _list(path, name, facts) for name in facts.md5}
+    positions = dict(zip(names, range(len(names)), strict=True))
     cut: dict[str, list[int]] = {split: [] for split in facts.ends}
-    for name, number in _pairs(lists['list_eval_partition.txt'], wanted):
-        cut[numbers[number]].append(wanted[name])
-    identities = {n: int(v) for n, v in _pairs(lists['identity_CelebA.txt'], wanted)}
-    lines = lists['list_attr_celeba.txt'].splitlines()
-    titles = lines[1].split()
-    attributes = {}
-    for line in lines[2:]:
-        name, *values = line.split()
-        attributes[name] = dict(zip(titles, (int(v == '1') for v in values), strict=True))
+    for name, split in lists.read_partition(where['list_eval_partition.txt']).items():
+        if name in positions:
+            cut[split].append(positions[name])
+    identities = lists.read_identities(where['identity_CelebA.txt'])
+    attributes = lists.read_attributes(where['list_attr_celeba.txt'])
+    titles = next(iter(attributes.values()))
     if len(titles) != 40 or len(attributes) != facts.count:
         raise ValueError(
             f'data.path={path}: list_attr_celeba.txt has {len(titles)} attributes of '
@@ -143,8 +139,9 @@ def celeba_hq(path: str, facts: Facts = CELEBA_HQ, parent: Facts = CELEBA) -> Pu
     With CelebA's identity_CelebA.txt beside them, persons too. Raises as `celeba`.
     """
     images, names, order = _images(path, facts)
-    rows = _list(path, 'CelebA-HQ-to-CelebA-mapping.txt', facts).splitlines()[1:]
-    originals = {int(i): file for i, _, file in (row.split() for row in rows if row.strip())}
+    with open(_list(path, 'CelebA-HQ-to-CelebA-mapping.txt', facts), encoding='utf-8') as file:
+        rows = [row.split() for row in file if row.strip()][1:]
+    originals = {int(number): original for number, _, original in rows}
     if set(originals) != set(order):
         raise ValueError(
             f'data.path={path}: CelebA-HQ-to-CelebA-mapping.txt has {len(originals):,} rows; '
@@ -157,8 +154,8 @@ def celeba_hq(path: str, facts: Facts = CELEBA_HQ, parent: Facts = CELEBA) -> Pu
         cut[split].append(position)
     identities = None
     if _find(path, 'identity_CelebA.txt'):
-        known = dict(_pairs(_list(path, 'identity_CelebA.txt', parent), None))
-        identities = {n: int(known[originals[k]]) for n, k in zip(names, order, strict=True)}
+        known = lists.read_identities(_list(path, 'identity_CelebA.txt', parent))
+        identities = {n: known[originals[k]] for n, k in zip(names, order, strict=True)}
     return PublishedSet(images, names, _checked(path, cut, facts), facts, identities)
 
 
@@ -219,6 +216,7 @@ def _find(path: str, name: str) -> str | None:
 
 
 def _list(path: str, name: str, facts: Facts) -> str:
+    """Where a list of the set is, its md5 checked."""
     place = _find(path, name)
     if place is None:
         raise FileNotFoundError(
@@ -232,15 +230,7 @@ def _list(path: str, name: str, facts: Facts) -> str:
             f'data.path={path}: {place} is not the official file (md5 differs from '
             f'{wanted[:12]}...); download it again'
         )
-    return raw.decode()
-
-
-def _pairs(text: str, wanted: Mapping[str, int] | None) -> Iterable[tuple[str, str]]:
-    for line in text.splitlines():
-        if fields := line.split():
-            name, value = fields
-            if wanted is None or name in wanted:
-                yield name, value
+    return place
 
 
 def _checked(path: str, cut: Mapping[str, list[int]], facts: Facts) -> dict[str, np.ndarray]:

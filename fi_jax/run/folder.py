@@ -79,7 +79,9 @@ def resolve_split(config: Any, workdir: str | Path, split: str) -> str:
         return split
     trained_on = saved_config(workdir).data
     same = all(trained_on[k] == config.data[k] for k in ('source', 'name', 'seed'))
-    same &= Path(trained_on['path']).resolve() == Path(config.data.path).resolve()
+    for field in ('path', 'sets'):
+        places = (Path(data.get(field, '')).resolve() for data in (trained_on, config.data))
+        same &= len(set(places)) == 1
     return 'test' if same else 'all'
 
 
@@ -100,4 +102,4 @@ def protocol_of(config: Any, split: str, step: int) -> dict[str, Any]:
 
 def data_name(data: Any) -> str:
     """How config.data are called: by their file or folder, else their set, else their source."""
-    return Path(data.path or data.name or data.source).name
+    return Path(data.path or data.get('sets') or data.name or data.source).name
