@@ -9,8 +9,8 @@ relative to the file, and:
 
 One epoch of training holds each image of the least weight once, and those of other sets as many
 times more as their weight is greater; where that is no whole number, some images come once more
-than others. In other splits each image comes once. The sets are interleaved, so that the first
-images of a mixture are of all sets.
+than others. In other splits each image comes once. The order is fixed, and such that the first
+images of a mixture, however many, are a fair sample of all sets, and of each from end to end.
 """
 
 from __future__ import annotations
@@ -70,9 +70,14 @@ class Mixture:
 
 
 def _repeated(count: int, times: float) -> np.ndarray:
-    """Indices 0..count-1, each `times` times, spread evenly where that is no whole number."""
+    """Indices 0..count-1, each `times` times, spread evenly where that is no whole number.
+
+    By multiples of the golden ratio: the first of them lie evenly in the set, whose names may sort
+    by age.
+    """
     ends = np.floor(np.arange(1, count + 1) * times + 1e-9).astype(np.int64)
-    return np.repeat(np.arange(count), np.diff(ends, prepend=0))
+    order = np.argsort(np.arange(count) * (5**0.5 - 1) / 2 % 1)
+    return np.repeat(order, np.diff(ends, prepend=0)[order])
 
 
 def read_sets(path: str | os.PathLike[str]) -> list[dict[str, Any]]:

@@ -34,6 +34,9 @@ def test_without_weights_each_image_comes_once_and_the_sets_are_interleaved():
     for stop in (9, 18, 27):  # the first images of any number have all sets in their shares
         counts = Counter(name.partition('/')[0] for name in source.names[:stop])
         assert counts == {'s0': 6 * stop // 9, 's1': 2 * stop // 9, 's2': stop // 9}
+    for count in (100, 1000):  # and each set from end to end: names may sort by age
+        places = [int(name[3:-4]) for name in mixed([count]).names[:20]]
+        assert max(np.diff(sorted({0, *places, count}))) <= count / 8
 
 
 @pytest.mark.parametrize('ratio', [1.0, 1.5, 2.0, 3.25, 10.0])
