@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
 import os
 import stat
@@ -12,10 +13,19 @@ import zlib
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from fi_jax.input_pipeline.records import BadImage, Record
 
-EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp')
+EXTENSIONS = (
+    '.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.webp', '.bmp', '.tif', '.tiff', '.gif', '.ppm',
+    '.pgm',
+)  # fmt: skip
+# Of pictures that are not read: these are counted, and told.
+OTHER_EXTENSIONS = (
+    '.heic', '.heif', '.avif', '.jp2', '.jxl', '.psd', '.svg', '.pdf', '.dng', '.cr2', '.cr3',
+    '.nef', '.arw', '.raf', '.orf', '.rw2', '.raw', '.tga', '.exr', '.hdr', '.ico', '.pcx', '.sgi',
+)  # fmt: skip
 MAX_FILE_BYTES = 1 << 28
 
 
@@ -79,12 +89,13 @@ class Zip:
             )
         try:
             with zipfile.ZipFile(self._path) as archive:
-                members = [m for m in archive.infolist() if _is_image(m.filename)]
+                infos = archive.infolist()
         except zipfile.BadZipFile as error:
             raise ValueError(
                 f'data.path={self._path}: not a readable zip ({error}); pack the images again'
             ) from error
-        self.names: tuple[str, ...] = _checked([m.filename for m in members], self._path, 'members')
+        self.names: tuple[str, ...] = _checked([m.filename for m in infos], self._path, 'members')
+        members = [m for m in infos if _is_image(m.filename)]
         for m in members:
             # Outputs may be named after a record, so a name must stay inside any folder.
             if '..' in m.filename.split('/') or m.filename[0] == '/' or '\\' in m.filename:
@@ -149,21 +160,33 @@ def _walk(root: str) -> list[str]:
                 if entry.is_dir(follow_symlinks=False):
                     if not entry.name.startswith('.'):
                         pending.append(name + '/')
-                elif _is_image(name) and entry.is_file():
+                elif entry.is_file():
                     names.append(name)
     return names
 
 
-def _is_image(name: str) -> bool:
+def _is_image(name: str, extensions: tuple[str, ...] = EXTENSIONS) -> bool:
     parts = set(name.split('/')) - {'.', '..'}
     hidden = any(part.startswith('.') or part == '__MACOSX' for part in parts)
-    return name.lower().endswith(EXTENSIONS) and not hidden
+    return name.lower().endswith(extensions) and not hidden
 
 
-def _checked(names: list[str], path: str, what: str) -> tuple[str, ...]:
+def _checked(found: list[str], path: str, what: str) -> tuple[str, ...]:
+    """The images among the names found, sorted; says what pictures are left out."""
+    names = [name for name in found if _is_image(name)]
+    others = collections.Counter(
+        os.path.splitext(name)[1].lower() for name in found if _is_image(name, OTHER_EXTENSIONS)
+    )
+    left = ', '.join(f'{count} {ending}' for ending, count in others.most_common())
     if not names:
+        left = f'; there are {left}, to be converted to .jpg or .png' if left else ''
         raise ValueError(f'data.path={path}: no images found; expected {", ".join(EXTENSIONS)} '
-                         f'{what} (hidden ones and linked folders are not read)')  # fmt: skip
+                         f'{what} (hidden ones and linked folders are not read){left}')  # fmt: skip
+    if left:
+        logging.warning(
+            'data.path=%s: %d of %d pictures are left out by their type (%s); convert them to .jpg '
+            'or .png', path, others.total(), others.total() + len(names), left,
+        )  # fmt: skip
     ordered = tuple(sorted(names))
     for name, following in itertools.pairwise(ordered):
         if name == following:

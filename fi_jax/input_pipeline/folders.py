@@ -13,15 +13,16 @@ from fi_jax.input_pipeline import landmark_shards
 from fi_jax.input_pipeline.archives import Folder
 from fi_jax.input_pipeline.joins import with_landmarks
 from fi_jax.input_pipeline.loader import Example
-from fi_jax.input_pipeline.records import decode
+from fi_jax.input_pipeline.records import decode, missing
 
 
 class FolderExamples:
     """Samples, truths and holes from folders of images, with the interface of `EvalExamples`.
 
-    truth_dir: NAME.png, or NAME/truth.png. holes_dir: NAME.png or NAME/hole.png, white = missing.
-    samples_dir: NAME_00.png, NAME_01.png, ... or NAME/sample_00.png, ..., or one NAME.png. Any
-    image format that the sources read will do. landmarks: shards or an .npz of the files of
+    truth_dir: NAME.png, or NAME/truth.png. holes_dir: NAME.png, NAME_mask.png, NAME_hole.png (a
+    number may follow, NAME_mask001.png) or NAME/hole.png; white = missing, or 1 in pictures of 0
+    and 1. samples_dir: NAME_00.png, NAME_01.png, ... or NAME/sample_00.png, ..., or one NAME.png.
+    Any image format that the sources read will do. landmarks: shards or an .npz of the files of
     truth_dir, in their pixels. Raises ValueError or FileNotFoundError that name what is missing or
     of another size.
     """
@@ -47,7 +48,7 @@ class FolderExamples:
                 self._folders['--truth_dir'], table, field=f'data.landmarks={landmarks}'
             )
         self._truths = _keyed(self._folders['--truth_dir'], 'truth')
-        self._holes = _keyed(self._folders['--holes_dir'], 'hole')
+        self._holes = _holes(self._folders['--holes_dir'], self._truths)
         self._samples = _numbered(self._folders['--samples_dir'], self._truths)
         named = f'--truth_dir={truth_dir}, --samples_dir={samples_dir}'
         self.keys = sorted(k for k in self._truths if k in self._samples)
@@ -59,7 +60,8 @@ class FolderExamples:
         if holeless := [k for k in self.keys if k not in self._holes]:
             raise ValueError(
                 f'--holes_dir={holes_dir}: no hole for {holeless[0]!r}, nor for '
-                f'{len(holeless) - 1} others; expected NAME.png or NAME/hole.png, white = missing'
+                f'{len(holeless) - 1} others; expected NAME.png, NAME_mask.png or '
+                'NAME/hole.png, white = missing'
             )
         self.without_samples = len(self._truths) - len(self.keys)
         self.num_samples = len(self._samples[self.keys[0]])
@@ -74,6 +76,11 @@ class FolderExamples:
         self.count = len(self.keys)
         self._padded = -(-self.count // multiple) * multiple
         self._size = self._read('--truth_dir', self._truths[self.keys[0]]).shape
+        if not any(self._hole(key).any() for key in self.keys[:16]):
+            raise ValueError(
+                f'--holes_dir={holes_dir}: nothing is missing in {self.keys[0]!r} and others; '
+                'white = missing, or 1 in pictures of 0 and 1'
+            )
 
     def __len__(self) -> int:
         return self._padded
@@ -99,9 +106,11 @@ class FolderExamples:
     def images(self, key: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Truth (H,W,3), hole (H,W,1) of 0 and 1, samples (N,H,W,3) as they are in their files."""
         truth = self._read('--truth_dir', self._truths[key])
-        hole = self._read('--holes_dir', self._holes[key])[..., :1] > 127
         samples = [self._read('--samples_dir', i) for i in self._samples[key]]
-        return truth, hole.astype(np.uint8), np.stack(samples)
+        return truth, self._hole(key), np.stack(samples)
+
+    def _hole(self, key: str) -> np.ndarray:
+        return missing(self._read('--holes_dir', self._holes[key]))
 
     def _read(self, flag: str, index: int) -> np.ndarray:
         record = self._folders[flag][index]
@@ -127,6 +136,14 @@ def _keyed(folder: Any, stem: str) -> dict[str, int]:
         p.parent.as_posix(): i for i, p in enumerate(paths) if p.stem == stem and p.parent.name
     }
     return nested or {p.with_suffix('').as_posix(): i for i, p in enumerate(paths)}
+
+
+def _holes(folder: Any, keys: Mapping[str, int]) -> dict[str, int]:
+    """Key -> index of its hole."""
+    found = _keyed(folder, 'hole')
+    for name in [name for name in found if name not in keys]:
+        found.setdefault(re.sub(r'[_-](mask|hole)[_-]?\d*$', '', name), found[name])
+    return found
 
 
 def _numbered(folder: Folder, keys: Mapping[str, int]) -> dict[str, list[int]]:

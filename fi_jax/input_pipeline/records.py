@@ -13,7 +13,7 @@ from PIL import Image
 
 MAX_PIXELS = 64_000_000
 
-_FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP')
+_FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'TIFF', 'GIF', 'PPM')
 
 
 class BadImage(ValueError):
@@ -53,7 +53,8 @@ def decode(image: bytes | np.ndarray, name: str, *, max_pixels: int = MAX_PIXELS
     Grey and palette images are spread to RGB, CMYK and 16 bits converted, alpha is dropped.
 
     Args:
-        image: encoded JPEG, PNG, WebP or BMP, or an array (H,W,3), (H,W,4), (H,W,1) or (H,W) uint8.
+        image: encoded JPEG, PNG, WebP, BMP, TIFF, GIF or PPM, of several pictures the first; or an
+            array (H,W,3), (H,W,4), (H,W,1) or (H,W) uint8.
         name: key of the record, for messages.
         max_pixels: refused above this many, before any pixel is decoded.
 
@@ -72,7 +73,7 @@ def decode(image: bytes | np.ndarray, name: str, *, max_pixels: int = MAX_PIXELS
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadImage(f'{name}: {error}; make the image smaller') from error
     except Exception as error:  # PIL's parsers raise many kinds
-        raise BadImage(f'{name}: not a readable JPEG, PNG, WebP or BMP image') from error
+        raise BadImage(f'{name}: not a readable image, as JPEG or PNG are') from error
     _check_pixels(height, width, name, max_pixels)
     try:
         pixels = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR_RGB)
@@ -102,3 +103,12 @@ def _check_pixels(height: int, width: int, name: str, max_pixels: int) -> None:
             f'{name}: {width}x{height} is above the limit of {max_pixels:,} pixels; '
             'make the image smaller'
         )
+
+
+def missing(hole: np.ndarray) -> np.ndarray:
+    """A decoded picture of a hole (H,W,3) -> (H,W,1) uint8, 1 = missing.
+
+    Values above 127 are missing; in a picture of 0 and 1 alone, those of 1.
+    """
+    values = hole.max(-1, keepdims=True)
+    return (values > (0 if values.max() <= 1 else 127)).astype(np.uint8)

@@ -628,9 +628,27 @@ def test_visible_pixels_are_pasted_and_inverted_holes_are_noticed(tmp_path):
     np.testing.assert_array_equal(x['samples'][:, visible], x['image'][None, visible][[0, 0]])
 
 
+@pytest.mark.parametrize('name', ['{}', '{}_mask', '{}_mask001', '{}-hole'])
+@pytest.mark.parametrize('levels', [1, 255])
+def test_holes_are_read_under_the_names_and_levels_that_people_give_them(name, levels, tmp_path):
+    folders = write_folders(tmp_path, 'flat', count=2)
+    before = [x['hole'] for x in map(folder_examples(folders).__getitem__, range(2))]
+    assert before[0].any()
+    for path in list((tmp_path / 'holes').iterdir()):
+        hole = cv2.imread(str(path))[..., :1] // 255 * levels
+        path.unlink()
+        save(path.with_stem(name.format(path.stem)), hole)
+    examples = folder_examples(folders)
+    assert examples.keys == ['face_00', 'face_01']
+    for i in range(2):
+        np.testing.assert_array_equal(examples[i]['hole'], before[i])
+
+
 @pytest.mark.parametrize(
     ('spoil', 'words'),
     [
+        (lambda root: [save(p, photo()[..., :1] * 0) for p in (root / 'holes').iterdir()],
+         "--holes_dir=.*nothing is missing in 'face_00' and others; white = missing"),
         (lambda root: (root / 'holes' / 'face_01.png').unlink(), "--holes_dir=.*'face_01'"),
         (lambda root: (root / 'out' / 'face_01_01.png').unlink(), "1 samples of 'face_01' and 2"),
         (lambda root: save(root / 'out' / 'face_00_00.png', photo()[:16]), '_00_00.png is 32x16'),
@@ -638,7 +656,7 @@ def test_visible_pixels_are_pasted_and_inverted_holes_are_noticed(tmp_path):
         (lambda root: [p.rename(p.with_name('x' + p.name)) for p in (root / 'out').iterdir()],
          'no image has samples; expected NAME_00.png'),
     ],
-    ids=['no_hole', 'fewer', 'size', 'hole_size', 'no_samples'],
+    ids=['nothing_missing', 'no_hole', 'fewer', 'size', 'hole_size', 'no_samples'],
 )  # fmt: skip
 def test_folders_that_do_not_fit_are_named(spoil, words, tmp_path):
     folders = write_folders(tmp_path, 'flat', count=2)

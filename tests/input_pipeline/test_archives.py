@@ -35,6 +35,23 @@ def test_folder_and_zip_give_the_same_records_sorted_by_name(tmp_path, kind):
 
 
 @pytest.mark.parametrize('kind', ['folder', 'zip'])
+def test_pictures_that_are_left_out_by_their_type_are_counted_and_told(tmp_path, caplog, kind):
+    images = {'a.tif': encode(pixels(), 'TIFF'), 'b.GIF': encode(pixels(), 'GIF')}
+    others = {'c.HEIC': b'1', 'd/e.heic': b'2', 'f.avif': b'3', '.g.heic': b'4', 'notes.txt': b'5'}
+    make = {
+        'folder': lambda name, files: archives.Folder(write_folder(tmp_path / name, files)),
+        'zip': lambda name, files: archives.Zip(write_zip(tmp_path / f'{name}.zip', files)),
+    }[kind]
+    with caplog.at_level('WARNING', 'absl'):
+        source = make('both', images | others)
+    assert source.names == ('a.tif', 'b.GIF')
+    told = '3 of 5 pictures are left out by their type (2 .heic, 1 .avif); convert them'
+    assert [told in r.getMessage() for r in caplog.records] == [True]
+    with pytest.raises(ValueError, match=r'no images found.*there are 2 \.heic, 1 \.avif'):
+        make('none', others)
+
+
+@pytest.mark.parametrize('kind', ['folder', 'zip'])
 def test_sources_pickle_and_are_shared_by_threads(tmp_path, kind):
     images = {f'{i}.png': encode(pixels(i)) for i in range(40)}
     if kind == 'folder':

@@ -15,7 +15,7 @@ from tests.input_pipeline.photos import (
 )
 
 
-@pytest.mark.parametrize('kind', ['PNG', 'BMP', 'WEBP', 'JPEG'])
+@pytest.mark.parametrize('kind', ['PNG', 'BMP', 'WEBP', 'JPEG', 'TIFF', 'GIF', 'PPM'])
 def test_decode_agrees_with_pillow(kind):
     options = {'lossless': True} if kind == 'WEBP' else {}
     data = encode(pixels(5, 33, 21), kind, **options)
@@ -26,7 +26,7 @@ def test_decode_agrees_with_pillow(kind):
     assert np.abs(decoded - expected).max() <= (2 if kind == 'JPEG' else 0)
 
 
-@pytest.mark.parametrize('kind', ['JPEG', 'PNG', 'WEBP'])
+@pytest.mark.parametrize('kind', ['JPEG', 'PNG', 'WEBP', 'TIFF'])
 @pytest.mark.parametrize('orientation', range(1, 9))
 def test_decode_turns_an_image_upright_by_its_exif(kind, orientation):
     corners = np.zeros((32, 64, 3), np.uint8)
@@ -79,10 +79,10 @@ def test_decode_takes_arrays():
 
 @pytest.mark.parametrize(
     'data',
-    [b'', b'hello', encode(pixels(9, 64, 64), 'GIF'), encode(pixels(9, 64, 64), 'TIFF'),
+    [b'', b'hello', encode(pixels(9, 64, 64), 'ICO'), encode(pixels(9, 64, 64), 'TIFF')[:4000],
      encode(pixels(9, 64, 64))[:4000], encode(pixels(9, 64, 64), 'JPEG')[:700],
      encode(pixels(9, 64, 64), 'WEBP', lossless=True)[:4000], png_header(40, 40)],
-    ids=['empty', 'text', 'gif', 'tiff', 'cut png', 'cut jpg', 'cut webp', 'hollow png'],
+    ids=['empty', 'text', 'ico', 'cut tiff', 'cut png', 'cut jpg', 'cut webp', 'hollow png'],
 )  # fmt: skip
 def test_what_is_no_image_is_refused_by_name(data):
     with pytest.raises(records.BadImage, match='face 7'):
