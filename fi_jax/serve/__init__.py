@@ -1,0 +1,1 @@
+"""Completions of a person's own photo in the browser, and over HTTP."""
