@@ -10,8 +10,8 @@ import uuid
 
 import numpy as np
 
-from fi_jax.input_pipeline import alignment
 from fi_jax.inpaint import Crop, Face, Result
+from fi_jax.input_pipeline import alignment
 from fi_jax.landmarks import MEAN_SHAPE
 from fi_jax.photo.reading import Photo, read_hole, read_photo
 from fi_jax.serve.app import create_app, hosts_of, server_of
@@ -22,14 +22,14 @@ class PlainRestorer:
 
     res = 32
     about = {'name': 'plain', 'sha256': '0' * 64}  # noqa: RUF012
-    defaults = {'guidance': 1.0, 'steps': None}  # noqa: RUF012
+    config = {'guidance': 1.5}  # noqa: RUF012
 
     def __init__(self):
         self.go = threading.Event()
         self.go.set()
         self.drawn = 0
 
-    def find(self, photo, hole=None, box=None):
+    def find(self, photo, hole=None):
         photo = photo if isinstance(photo, Photo) else read_photo(photo)
         height, width = photo.size
         if hole is not None:
@@ -106,10 +106,10 @@ def ask(url, method='GET', body=None, headers=None, timeout=30):
             return error.code, error.headers, error.read()
 
 
-def post(url, headers=None, **fields):
+def post(where, headers=None, **fields):
     """A form sent -> status, headers, the JSON that answers."""
     body, kind = form(**fields)
-    status, got, answer = ask(url, 'POST', body, {**kind, **(headers or {})})
+    status, got, answer = ask(where, 'POST', body, {**kind, **(headers or {})})
     return status, got, json.loads(answer)
 
 

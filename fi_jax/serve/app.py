@@ -42,8 +42,9 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, Val
 
 from fi_jax import landmarks
 from fi_jax.inpaint import load
+from fi_jax.photo import finding
 from fi_jax.photo.blending import around
-from fi_jax.photo.reading import read_photo
+from fi_jax.photo.reading import read_hole, read_photo
 from fi_jax.serve.guard import Guard
 from fi_jax.serve.jobs import Full, Job, Queue, State
 
@@ -99,7 +100,7 @@ class CompletionsForm(BaseModel):
     box: str | None = Field(None, description='[left, top, right, bottom] of a face, as JSON')
     structure: FiniteFloat = Field(1.0, ge=0, le=1)
     appearance: FiniteFloat = Field(1.0, ge=0, le=1)
-    keep: str | None = Field(None, description='ID/K of a kept completion, to stay near to')
+    keep: int | None = Field(None, ge=0, description='the sample of this seed to stay near to')
     guidance: FiniteFloat | None = Field(None, ge=0, le=10)
     steps: int | None = Field(None, ge=1, le=200)
 
@@ -184,7 +185,7 @@ def create_app(restorer: Any, hosts: Iterable[str], limits: Limits | None = None
             'network': restorer.about,
             'res': restorer.res,
             'limits': dataclasses.asdict(limits),
-            'defaults': restorer.defaults,
+            'guidance': restorer.config.get('guidance', 1.0),
             'regions': {name: points.tolist() for name, points in landmarks.REGIONS.items()},
         }
 
@@ -208,12 +209,7 @@ def create_app(restorer: Any, hosts: Iterable[str], limits: Limits | None = None
             raise HTTPException(422, f'num_samples: at most {limits.samples}')
         photo = await _read(form.photo, 'photo', limits)
         hole = await _read(form.hole, 'hole', limits)
-        settings = form.model_dump(exclude={'photo', 'hole', 'box', 'landmarks', 'keep'})
-        if form.keep is not None:
-            name, _, k = form.keep.partition('/')
-            if not (k.isascii() and k.isdigit() and len(k) < 4):
-                raise HTTPException(422, 'keep: ID/K of a completion')
-            settings['keep'] = answered(name, int(k)).result.sample(int(k))
+        settings = form.model_dump(exclude={'photo', 'hole', 'box', 'landmarks'})
         if (points := _parsed(_POINTS, form.landmarks, 'landmarks')) is not None:
             settings['landmarks'] = np.array(points, np.float32)
         if (box := _parsed(_BOX, form.box, 'box')) is not None:
@@ -314,7 +310,12 @@ async def _read(file: UploadFile, name: str, limits: Limits) -> bytes:
 
 def _find(restorer: Any, photo: bytes, hole: bytes | None, box: Box | None) -> Faces:
     read = read_photo(photo)
-    found = restorer.find(read, hole, box)
+    if box is None:
+        found = restorer.find(read, hole)
+    else:
+        missing = np.zeros(read.size, bool) if hole is None else read_hole(hole, read)
+        start = finding.mean_face(box)
+        found = [finding.settle(read.pixels, missing, start, restorer.predict, restorer.res)]
     height, width = read.size
     return Faces(
         width=width,
@@ -420,21 +421,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f'error: {options.host}:{options.port}: {error.strerror}; try --port', file=sys.stderr
         )
         return 1
-    port = listener.getsockname()[1]
-    try:
-        restorer = load(*([options.weights] if options.weights else []))
-    except (ValueError, OSError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 1
-    app = create_app(restorer, [*hosts_of(port), *options.allow_host], limits)
-    shown = '127.0.0.1' if options.host in ('0.0.0.0', '::') else options.host
-    print(f'fi_jax serves http://{shown}:{port}/  (Ctrl+C ends it)', flush=True)
-    if options.host not in ('127.0.0.1', 'localhost', '::1'):
-        print(
-            'Whoever reaches this address may use it: there is no password and no TLS.', flush=True
-        )
-    server_of(app).run(sockets=[listener])
-    return 0
+    with listener:
+        port = listener.getsockname()[1]
+        try:
+            restorer = load(*([options.weights] if options.weights else []))
+        except (ValueError, OSError) as error:
+            print(f'error: {error}', file=sys.stderr)
+            return 1
+        app = create_app(restorer, [*hosts_of(port), *options.allow_host], limits)
+        shown = '127.0.0.1' if options.host in ('0.0.0.0', '::') else options.host
+        print(f'fi_jax serves http://{shown}:{port}/  (Ctrl+C ends it)', flush=True)
+        if options.host not in ('127.0.0.1', 'localhost', '::1'):
+            print(
+                'Whoever reaches this address may use it: there is no password and no TLS.',
+                flush=True,
+            )
+        server_of(app).run(sockets=[listener])
+        return 0
 
 
 def hosts_of(port: int) -> list[str]:

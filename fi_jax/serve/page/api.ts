@@ -7,7 +7,7 @@ export interface Info {
   network: { name?: string };
   res: number;
   limits: { bytes: number; pixels: number; samples: number };
-  defaults: { guidance: number; steps: number | null };
+  guidance: number;
   regions: Record<string, number[]>;
 }
 

@@ -22,6 +22,7 @@ interface Run {
   id: string;
   title: string;
   seed: number;
+  varied: boolean; // around a kept one: not to be told by its seed and number alone
   window: Box;
   landmarks: Point[][];
   pictures: ImageBitmap[];
@@ -283,11 +284,11 @@ async function complete(): Promise<void> {
     photo: file,
     hole: png,
     num_samples: value('count'),
-    seed: value('seed'),
+    seed: kept ? kept.run.seed : value('seed'),
     structure: value('structure'),
     appearance: value('appearance'),
     guidance: value('guidance'),
-    keep: kept && `${kept.run.id}/${kept.k}`,
+    keep: kept && kept.k,
     landmarks: edit.now.moved ? edit.now.points : null,
     box: !edit.now.moved && picked ? faces[face]?.box ?? null : null,
   };
@@ -315,7 +316,7 @@ async function complete(): Promise<void> {
     const title = kept
       ? `Around result ${kept.k + 1} of “${kept.run.title}”`
       : `${edit.now.moved ? 'Your points, s' : 'S'}eed ${status.seed}`;
-    const run = { id: status.id, title, seed: status.seed, window: status.window, landmarks: status.landmarks, pictures, differ };
+    const run = { id: status.id, title, seed: status.seed, varied: kept !== null, window: status.window, landmarks: status.landmarks, pictures, differ };
     runs = [run, ...runs].slice(0, 6);
     addRun(run);
     choose({ run, k: 0 });
@@ -411,6 +412,7 @@ function show(): void {
   byId<HTMLButtonElement>('reset_points').disabled = !ready;
   byId('results').hidden = runs.length === 0;
   byId('chosen').hidden = shown === null;
+  byId<HTMLButtonElement>('vary').disabled = shown?.run.varied ?? false;
   if (!runs.length) byId('gallery').replaceChildren();
   for (const thumb of document.querySelectorAll<HTMLElement>('.thumb')) {
     const mine = shown !== null && thumb.dataset.result === `${shown.run.id}/${shown.k}`;
@@ -620,7 +622,7 @@ function wire(): void {
     if (!shown) return;
     around = shown;
     for (const name of ['structure', 'appearance']) if (value(name) === 1) input(name).value = '0.4';
-    input('seed').value = String((value('seed') + 1) % 2 ** 32);
+    input('seed').value = String(shown.run.seed);
     show();
     byId('complete').focus();
     say('The next results stay near this one; the sliders say how near.');
@@ -652,6 +654,7 @@ function wire(): void {
   for (const name of ['pointerup', 'pointerleave', 'pointercancel', 'blur']) {
     hold.addEventListener(name, () => compare(false));
   }
+  hold.addEventListener('contextmenu', (event) => event.preventDefault()); // of a long touch
   hold.addEventListener('keydown', (event) => {
     if (event.key === ' ' || event.key === 'Enter') compare(true);
   });
@@ -705,7 +708,7 @@ async function start(): Promise<void> {
   info = await api.info();
   layer = new PointLayer(byId<SVGSVGElement>('overlay'), info.regions, pointKey);
   input('count').max = String(info.limits.samples);
-  input('guidance').value = String(info.defaults.guidance);
+  input('guidance').value = String(info.guidance);
   show();
 }
 

@@ -1,3 +1,4 @@
+// Built by make page from sources of sha256 5c5c8b782ffbd2c4e9ca675861c80f7f15862cdb6994db04d6dce71abb16bfcd
 "use strict";
 (() => {
   // api.ts
@@ -748,11 +749,11 @@
       photo: file,
       hole: png,
       num_samples: value("count"),
-      seed: value("seed"),
+      seed: kept ? kept.run.seed : value("seed"),
       structure: value("structure"),
       appearance: value("appearance"),
       guidance: value("guidance"),
-      keep: kept && `${kept.run.id}/${kept.k}`,
+      keep: kept && kept.k,
       landmarks: edit.now.moved ? edit.now.points : null,
       box: !edit.now.moved && picked ? faces2[face]?.box ?? null : null
     };
@@ -774,7 +775,7 @@
       );
       if (mine.signal.aborted) return;
       const title = kept ? `Around result ${kept.k + 1} of “${kept.run.title}”` : `${edit.now.moved ? "Your points, s" : "S"}eed ${status.seed}`;
-      const run = { id: status.id, title, seed: status.seed, window: status.window, landmarks: status.landmarks, pictures, differ };
+      const run = { id: status.id, title, seed: status.seed, varied: kept !== null, window: status.window, landmarks: status.landmarks, pictures, differ };
       runs = [run, ...runs].slice(0, 6);
       addRun(run);
       choose({ run, k: 0 });
@@ -861,6 +862,7 @@
     byId("reset_points").disabled = !ready;
     byId("results").hidden = runs.length === 0;
     byId("chosen").hidden = shown === null;
+    byId("vary").disabled = shown?.run.varied ?? false;
     if (!runs.length) byId("gallery").replaceChildren();
     for (const thumb of document.querySelectorAll(".thumb")) {
       const mine = shown !== null && thumb.dataset.result === `${shown.run.id}/${shown.k}`;
@@ -1065,7 +1067,7 @@
       if (!shown) return;
       around = shown;
       for (const name of ["structure", "appearance"]) if (value(name) === 1) input(name).value = "0.4";
-      input("seed").value = String((value("seed") + 1) % 2 ** 32);
+      input("seed").value = String(shown.run.seed);
       show();
       byId("complete").focus();
       say("The next results stay near this one; the sliders say how near.");
@@ -1097,6 +1099,7 @@
     for (const name of ["pointerup", "pointerleave", "pointercancel", "blur"]) {
       hold.addEventListener(name, () => compare(false));
     }
+    hold.addEventListener("contextmenu", (event) => event.preventDefault());
     hold.addEventListener("keydown", (event) => {
       if (event.key === " " || event.key === "Enter") compare(true);
     });
@@ -1149,7 +1152,7 @@
     info2 = await info();
     layer = new PointLayer(byId("overlay"), info2.regions, pointKey);
     input("count").max = String(info2.limits.samples);
-    input("guidance").value = String(info2.defaults.guidance);
+    input("guidance").value = String(info2.guidance);
     show();
   }
   start().catch(fail);
