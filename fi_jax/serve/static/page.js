@@ -1,4 +1,4 @@
-// Built by make page from sources of sha256 5c5c8b782ffbd2c4e9ca675861c80f7f15862cdb6994db04d6dce71abb16bfcd
+// Built by make page from sources of sha256 a1708782ff016275efadcf7b2527c87028ed2c86dcf24c01a2cc89d58080193b
 "use strict";
 (() => {
   // api.ts
@@ -548,6 +548,9 @@
     message.textContent = text;
     message.classList.toggle("bad", bad);
   }
+  function mention(text) {
+    if (!byId("message").classList.contains("bad")) say(text);
+  }
   function fail(error) {
     if (error.name !== "AbortError") say(error.message, true);
   }
@@ -576,6 +579,7 @@
     bench.classList.remove("empty");
     byId("name").textContent = `${name}, ${bitmap.width}×${bitmap.height}`;
     view.setPhoto(bitmap.width, bitmap.height);
+    say("");
     show();
     await findFaces(true);
   }
@@ -583,7 +587,7 @@
     clearTimeout(searchSoon);
     search?.abort();
     const mine = search = new AbortController();
-    say("Looking for the face…");
+    mention("Looking for the face…");
     try {
       const { png, share } = await hole.exported();
       const found = await faces({ photo: file, hole: share ? png : null, box }, mine.signal);
@@ -597,7 +601,7 @@
       } else {
         const [left, top, right, bottom] = found[face].box;
         if (first && Math.max(right - left, bottom - top) * view.zoom < 200) zoomToFace();
-        say(share ? "" : "Paint over what shall be drawn anew, or press Eyes, Nose, Mouth or Scratch.");
+        mention(share ? "" : "Paint over what shall be drawn anew, or press Eyes, Nose, Mouth or Scratch.");
       }
       show();
     } catch (error) {
@@ -614,6 +618,7 @@
   }
   function change(next) {
     const holeChanged = next.marks !== void 0;
+    say("");
     edit.push({ ...edit.now, ...next });
     changed(holeChanged);
   }
