@@ -110,8 +110,8 @@ def main() -> None:
     def complete(nets: Any, batch: features.Batch) -> jax.Array:
         prepared = features.prepare(batch)
         assert method.sample is not None
-        noise = jax.numpy.zeros((len(batch['image']), method.noise_dim))
-        out = method.sample(bind_ema(method, nets), prepared, noise)
+        still = method.variants['z=0']
+        out = still(bind_ema(method, nets), prepared, jax.random.split(jax.random.key(0), 1))
         image = features.to_uint8(out['image'])
         return features.composite(image, batch['image'], batch['hole'])
 

@@ -183,7 +183,18 @@ def base(res: int, tiny: bool) -> ConfigDict:
         )
     )
     c.optim = ConfigDict(
-        dict(lr=2e-4, b1=0.0, b2=0.99, clip=0.0, decay_share=0.0, ema_halflife_images=5_000.0)
+        dict(
+            name='adam',  # adam | adamw | muon
+            lr=2e-4,
+            b1=0.0,
+            b2=0.99,
+            weight_decay=0.0,  # of matrices and kernels, by adamw and muon
+            clip=0.0,  # global norm of a net's gradient; 0: none
+            warmup_steps=0,  # of each stage
+            decay_share=0.0,  # of a stage's steps, at its end
+            decay='linear',  # 'cosine'
+            ema_halflife_images=5_000.0,
+        )
     )
     c.optim.lr_scale = ConfigDict()  # net -> factor
 

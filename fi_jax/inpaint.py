@@ -23,7 +23,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from fi_jax import features
+from fi_jax import features, rng
 from fi_jax import landmarks as lm
 from fi_jax.input_pipeline import alignment
 from fi_jax.photo import blending, finding
@@ -202,7 +202,9 @@ class Restorer:
         else:
             points = np.stack([alignment.apply(crop.to_crop, found.landmarks)] * num_samples)
         draw = self._draw(guidance, steps)
-        noise = self._noise(seed, num_samples, keep or 0, appearance)
+        numbers = np.arange(num_samples, dtype=np.int32)
+        # The kept sample is its own, however near the others are.
+        share = np.where(numbers == (keep or 0), 1.0, appearance).astype(np.float32)
         completed = []
         for first in range(0, num_samples, CHUNK):
             if on_progress:
@@ -213,7 +215,8 @@ class Restorer:
                 np.repeat(covered[None], CHUNK, 0),
                 _filled(points[rows], CHUNK),
             )
-            drawn = draw(self._weights.nets, batch, _filled(noise[rows], CHUNK))
+            which = _filled(numbers[rows], CHUNK), _filled(share[rows], CHUNK)
+            drawn = draw(self._weights.nets, batch, np.uint32(seed), np.int32(keep or 0), *which)
             completed.append(np.asarray(drawn)[: len(points[rows])])
         if on_progress:
             on_progress(num_samples, num_samples)
@@ -230,11 +233,11 @@ class Restorer:
         """Landmarks (N,68,2) and their deviations (N,68), in pixels of crops (N,res,res,3)."""
         points, sigma = [], []
         nets = self._predictor.nets
-        noise = jnp.zeros((PREDICTED, 1, self._predictor.method.noise_dim))
+        none = np.zeros(PREDICTED, np.int32)  # the points depend on no draw
         for first in range(0, len(images), PREDICTED):
             rows = slice(first, first + PREDICTED)
             batch = self._batch(_filled(images[rows], PREDICTED), _filled(holes[rows], PREDICTED))
-            out = self._points(nets, batch, noise)
+            out = self._points(nets, batch, np.uint32(0), none)
             points.append(np.asarray(out['points'])[: len(images[rows])])
             sigma.append(np.asarray(out['sigma'])[: len(images[rows])])
         return np.concatenate(points), np.concatenate(sigma)
@@ -272,34 +275,22 @@ class Restorer:
         structure: float,
     ) -> np.ndarray:
         """Landmarks (N,68,2) of the crop that lead each sample."""
-        method, nets = self._predictor.method, self._predictor.nets
+        nets = self._predictor.nets
         numbers = (
             np.arange(num_samples) if keep is None else np.append(np.arange(num_samples), keep)
         )
-        noise = _normals(seed, 'structure', numbers, method.noise_dim)
         drawn, likely = [], None
-        for first in range(0, len(noise), PREDICTED):
-            rows = noise[first : first + PREDICTED]
+        for first in range(0, len(numbers), PREDICTED):
+            rows = numbers[first : first + PREDICTED].astype(np.int32)
             batch = self._batch(
                 np.repeat(pixels[None], PREDICTED, 0), np.repeat(covered[None], PREDICTED, 0)
             )
-            out = self._points(nets, batch, _filled(rows, PREDICTED)[:, None])
+            out = self._points(nets, batch, np.uint32(seed), _filled(rows, PREDICTED))
             drawn.append(np.asarray(out['samples'])[: len(rows), 0])
             likely = np.asarray(out['points'])[0]
         shapes = np.concatenate(drawn)
         centre = likely if keep is None else shapes[num_samples]
         return centre + np.float32(structure) * (shapes[:num_samples] - centre)
-
-    def _noise(self, seed: int, num_samples: int, keep: int, appearance: float) -> np.ndarray:
-        """Noise (N,noise_dim) of each sample: between the kept one's, at 0, and its own, at 1."""
-        drawn = _normals(seed, 'appearance', np.arange(num_samples), self._weights.method.noise_dim)
-        kept = _normals(seed, 'appearance', np.array([keep]), self._weights.method.noise_dim)
-        if appearance == 1.0:
-            return drawn
-        angle = appearance * np.pi / 2  # on the sphere, so that it stays as long as noise is
-        mixed = np.float32(np.cos(angle)) * kept + np.float32(np.sin(angle)) * drawn
-        mixed[np.arange(num_samples) == keep] = kept[0]
-        return mixed
 
     def _batch(
         self, images: np.ndarray, holes: np.ndarray, points: np.ndarray | None = None
@@ -311,10 +302,13 @@ class Restorer:
             batch |= {'landmarks': points.astype(np.float32), 'has_landmarks': batch['weight']}
         return batch
 
-    def _predict(self, nets: Any, batch: features.Batch, noise: jax.Array) -> dict[str, jax.Array]:
+    def _predict(
+        self, nets: Any, batch: features.Batch, seed: jax.Array, numbers: jax.Array
+    ) -> dict[str, jax.Array]:
         method = self._predictor.method
         assert method.predictor is not None
-        return method.predictor.predict(bind_ema(method, nets), features.prepare(batch), noise)
+        keys = _keys(seed, 'structure', numbers)[:, None]
+        return method.predictor.predict(bind_ema(method, nets), features.prepare(batch), keys)
 
     def _draw(self, guidance: float | None, steps: int | None) -> Callable[..., jax.Array]:
         """The compiled sampler of some settings."""
@@ -323,9 +317,15 @@ class Restorer:
             sample = self._weights.method.sample
             method = self._weights.method
 
-            def draw(nets: Any, batch: features.Batch, noise: jax.Array) -> jax.Array:
+            def draw(
+                nets: Any, batch: features.Batch, seed: jax.Array, keep: jax.Array,
+                numbers: jax.Array, share: jax.Array,
+            ) -> jax.Array:  # fmt: skip
                 assert sample is not None
-                out = sample(bind_ema(method, nets), features.prepare(batch), noise)
+                own = _keys(seed, 'appearance', numbers)
+                kept = _keys(seed, 'appearance', jnp.full_like(numbers, keep))
+                keys = rng.Mixed(own, kept, share)
+                out = sample(bind_ema(method, nets), features.prepare(batch), keys)
                 return features.to_uint8(out['image'])
 
             self._compiled[key] = jax.jit(draw)
@@ -371,18 +371,10 @@ def _notes(missing: np.ndarray, covered: np.ndarray, crop: Crop) -> tuple[str, .
     return tuple(notes)
 
 
-@functools.partial(jax.jit, static_argnames='size')
-def _draws(seed: jax.Array, stream: jax.Array, numbers: jax.Array, size: int) -> jax.Array:
-    key = jax.random.fold_in(jax.random.key(seed), stream)
-    return jax.vmap(lambda k: jax.random.normal(jax.random.fold_in(key, k), (size,)))(numbers)
-
-
-def _normals(seed: int, stream: str, numbers: np.ndarray, size: int) -> np.ndarray:
-    """Standard normals (N,size); a row depends on (seed, stream, number) alone."""
-    padded = np.zeros(MAX_SAMPLES + 1, np.int32)
-    padded[: len(numbers)] = numbers
-    drawn = _draws(np.uint32(seed), np.uint32(STREAMS[stream]), padded, size)
-    return np.asarray(drawn)[: len(numbers)]
+def _keys(seed: jax.Array, stream: str, numbers: jax.Array) -> jax.Array:
+    """Keys (N,); each depends on (seed, stream, number) alone."""
+    key = jax.random.fold_in(jax.random.key(seed), STREAMS[stream])
+    return jax.vmap(lambda k: jax.random.fold_in(key, k))(numbers)
 
 
 def _filled(rows: np.ndarray, length: int) -> np.ndarray:

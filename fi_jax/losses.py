@@ -57,22 +57,36 @@ def balanced_bce(logits: jax.Array, target: jax.Array, where: jax.Array) -> jax.
     return 0.5 * (masked_mean(error, ones) + masked_mean(error, zeros))
 
 
+GAN_KINDS = ('ns', 'hinge', 'lsgan', 'wgan')
+
+
 def critic_loss(kind: str, real: jax.Array, fake: jax.Array) -> jax.Array:
     """What a critic minimises, from scores (B,) of real and fake images.
 
     kind: 'ns' non-saturating logistic (Goodfellow et al., 2014), 'hinge' (Lim & Ye, 2017),
-    'wgan' (Arjovsky et al., 2017; its gradient penalty is `gradient_penalty`).
+    'lsgan' (Mao et al., 2017), 'wgan' (Arjovsky et al., 2017; its gradient penalty is
+    `gradient_penalty`). ValueError for another.
     """
     if kind == 'ns':
         return jax.nn.softplus(fake) + jax.nn.softplus(-real)
     if kind == 'hinge':
         return jax.nn.relu(1.0 + fake) + jax.nn.relu(1.0 - real)
-    return fake - real
+    if kind == 'lsgan':
+        return jnp.square(fake) + jnp.square(real - 1.0)
+    if kind == 'wgan':
+        return fake - real
+    raise ValueError(f'adversarial loss {kind!r}: choose one of {list(GAN_KINDS)}')
 
 
 def adversarial_loss(kind: str, fake: jax.Array) -> jax.Array:
     """What the generator minimises, from scores (B,) of its images; kinds as in `critic_loss`."""
-    return jax.nn.softplus(-fake) if kind == 'ns' else -fake
+    if kind == 'ns':
+        return jax.nn.softplus(-fake)
+    if kind == 'lsgan':
+        return jnp.square(fake - 1.0)
+    if kind in ('hinge', 'wgan'):
+        return -fake
+    raise ValueError(f'adversarial loss {kind!r}: choose one of {list(GAN_KINDS)}')
 
 
 def squared_gradient(critic: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:

@@ -61,7 +61,8 @@ def main(argv: list[str]) -> None:
     import jax
 
     from fi_jax import sharding
-    from fi_jax.evaluation.protocol import compare_runs, evaluate_folders, evaluate_run
+    from fi_jax.evaluation.protocol import compare_runs, evaluate_folders
+    from fi_jax.evaluation.tasks import evaluate_run
     from fi_jax.predict import predict_run
     from fi_jax.run import aot, faults
     from fi_jax.sample import sample_run

@@ -5,6 +5,19 @@ from __future__ import annotations
 import zlib
 
 import jax
+import jax.numpy as jnp
+from flax import struct
+
+
+class Mixed(struct.PyTreeNode):
+    """Keys (B,) of draws that lie between two others: at share 0 what `kept` draws, at 1 `own`."""
+
+    own: jax.Array
+    kept: jax.Array
+    share: jax.Array  # (B,) 0 to 1
+
+
+Keys = jax.Array | Mixed
 
 
 def key(seed: int, name: str, step: int | jax.Array = 0) -> jax.Array:
@@ -22,3 +35,28 @@ def sample_keys(seed: int | jax.Array, index: jax.Array, sample: int | jax.Array
     """
     stream = jax.random.fold_in(jax.random.key(seed), zlib.crc32(b'sample'))
     return jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(stream, i), sample))(index)
+
+
+def named(keys: Keys, name: str) -> Keys:
+    """The keys of another stream of each example: one for each thing that a sample draws."""
+    number = zlib.crc32(name.encode())
+    return jax.tree.map(
+        lambda x: (
+            jax.vmap(lambda k: jax.random.fold_in(k, number))(x)
+            if jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+            else x
+        ),
+        keys,
+    )
+
+
+def normal(keys: Keys, shape: tuple[int, ...]) -> jax.Array:
+    """Standard normals (B,*shape), each row from its own key.
+
+    Of `Mixed` keys, points on the arc between the two draws, so that they stay as long as a draw.
+    """
+    if isinstance(keys, Mixed):
+        angle = (keys.share * (jnp.pi / 2)).reshape(-1, *(1 for _ in shape))
+        own, kept = normal(keys.own, shape), normal(keys.kept, shape)
+        return jnp.cos(angle) * kept + jnp.sin(angle) * own
+    return jax.vmap(lambda k: jax.random.normal(k, shape))(keys)

@@ -37,9 +37,8 @@ def sample_run(config: Any, workdir: str | Path) -> Path:
     source = make_source(config.data, resolve_split(config, workdir, options.split))
     examples = EvalExamples(source, config, options.holes, options.limit, options.batch_size)
     out = Path(options.out) if options.out else Path(workdir) / f'samples_{options.holes}'
-    draw = jax.jit(
-        steps.make_sample_step(run.method, config.seed, options.num_samples, vary=options.vary),
-        out_shardings=sharding.replicated(mesh),
+    draw = steps.Sampler(
+        run.method, config.seed, options.num_samples, sharding.replicated(mesh), options.vary
     )
     hosts = jax.process_index(), jax.process_count()
     for number, batch in enumerate(eval_batches(examples, config, options.batch_size, *hosts)):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import struct
+from flax.core import tracers
 
 from fi_jax import features, rng
 from fi_jax.methods import Method
@@ -38,13 +39,15 @@ class Net:
     """A network with its parameters, for the length of one trace.
 
     Calling it applies it; `frozen` applies it with no gradient to its parameters (its inputs keep
-    theirs). Where a call moves running statistics they are found in `stats` afterwards. remat keeps
-    a call's inputs alone for the way back, and draws the rest again.
+    theirs). Where a call moves running statistics they are found in `stats` afterwards; those of a
+    call inside another transformation (a gradient penalty, a scan) end with it. remat keeps a
+    call's inputs alone for the way back, and draws the rest again.
     """
 
     def __init__(self, module: Any, params: PyTree, stats: PyTree, remat: bool = False):
         self._module, self._params, self.stats = module, params, stats
         self._remat = remat
+        self._trace = tracers.current_trace()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._apply(self._params, args, kwargs)
@@ -57,7 +60,9 @@ class Net:
             return self._module.apply(variables, *args, mutable=list(self.stats), **kwargs)
 
         call = jax.checkpoint(call) if self._remat else call
-        out, self.stats = call({'params': params, **self.stats}, *args)
+        out, stats = call({'params': params, **self.stats}, *args)
+        if tracers.current_trace() == self._trace:
+            self.stats = stats
         return out
 
 
@@ -114,7 +119,7 @@ def init_state(
     nets = {}
     for name, module in method.nets.items():
         variables = dict(module.init(rng.key(seed, f'init/{name}'), *inputs[name]))
-        params = variables.pop('params')
+        params = variables.pop('params', {})
         ema = jax.tree.map(jnp.copy, params) if name in method.ema else {}
         nets[name] = NetState(params, variables, optimizers[name].init(params), ema)
     zero = jnp.zeros((), jnp.int32)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -17,6 +18,8 @@ from fi_jax.state import NetState, TrainState, bind, bind_ema
 
 Metrics = dict[str, jax.Array]
 VARY = ('both', 'structure', 'appearance')
+OF_EACH = ('composite', 'finite', 'told')  # what is returned of every sample
+OF_FIRST = ('landmark_map', 'face_mask', 'face_part')  # of the first alone
 
 
 def make_train_step(
@@ -26,8 +29,8 @@ def make_train_step(
     config: Any,
     first_step: int = 0,
     mesh: Mesh | None = None,
-) -> Callable[[TrainState, features.Batch], tuple[TrainState, Metrics]]:
-    """step(state, batch) -> (state, metrics): all phases of a stage in turn, then the averages.
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """step(state, batch, method.constants) -> (state, metrics): all phases, then the averages.
 
     A phase whose loss, gradient or update is not finite moves nothing, and is counted in
     `skipped/<phase>` and in state.skips. first_step is the state's step at which the stage begins.
@@ -54,7 +57,7 @@ def make_train_step(
         placement = sharding.place_state(tree, mesh, config.mesh.fsdp_min_size)
         return jax.lax.with_sharding_constraint(tree, placement)
 
-    def gradients(nets: Mapping[str, NetState], batch: Any, phase: Phase, key: Any, step: Any):
+    def gradients(nets: Any, batch: Any, phase: Phase, key: Any, step: Any, constants: Any):
         """((loss, metrics), gradients, statistics) of a phase."""
         weights = {name: whole(net.params) for name, net in nets.items()}
         nets = {name: net.replace(params=weights[name]) for name, net in nets.items()}
@@ -66,7 +69,7 @@ def make_train_step(
                 params,
                 config.remat,
             )
-            loss, metrics = phase.loss(bound, batch, key, step)
+            loss, metrics = phase.loss({**bound, **constants}, batch, key, step)
             return loss, (metrics, {name: net.stats for name, net in bound.items()})
 
         grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
@@ -83,14 +86,16 @@ def make_train_step(
 
         zeros = cut(jax.tree.map(jnp.zeros_like, params))
         (total, stats), logs = jax.lax.scan(
-            one, (zeros, stats), (in_parts(batch, parts), jax.random.split(key, parts))
+            one,
+            (zeros, stats),
+            (in_parts(batch, parts, method.group), jax.random.split(key, parts)),
         )
         grads = jax.tree.map(lambda x: x / parts, total)
         return jax.tree.map(lambda x: x.mean(0), logs), grads, stats
 
-    def play(state: TrainState, batch: Any, phase: Phase, key: jax.Array, step: jax.Array):
-        (loss, metrics), grads, stats = gradients(state.nets, batch, phase, key, step)
-        scale = rate_scale(step, num_steps, config.optim.decay_share)
+    def play(state: Any, batch: Any, phase: Phase, key: Any, step: Any, constants: Any):
+        (loss, metrics), grads, stats = gradients(state.nets, batch, phase, key, step, constants)
+        scale = rate_scale(step, num_steps, config.optim)
         moved, norms, sizes = {}, {}, []
         for name in phase.nets:
             net = state.nets[name]
@@ -115,18 +120,21 @@ def make_train_step(
         logs |= {f'grad_norm/{phase.name}/{name}': norm for name, norm in norms.items()}
         return state.replace(nets=nets), logs
 
-    def play_lazily(state: TrainState, batch: Any, phase: Phase, key: jax.Array, step: jax.Array):
-        shapes = jax.eval_shape(lambda: play(state, batch, phase, key, step)[1])
+    def play_lazily(state: Any, batch: Any, phase: Phase, key: Any, step: Any, constants: Any):
+        shapes = jax.eval_shape(lambda: play(state, batch, phase, key, step, constants)[1])
         # NaN on the idle steps: the log averages over the steps where there is a value.
         idle = jax.tree.map(lambda s: jnp.full(s.shape, jnp.nan, s.dtype), shapes)
         idle[f'skipped/{phase.name}'] = jnp.zeros(())
         return jax.lax.cond(
             step % phase.every == 0,
-            lambda: play(state, batch, phase, key, step),
+            lambda: play(state, batch, phase, key, step, constants),
             lambda: (state, idle),
         )
 
-    def train_step(state: TrainState, batch: features.Batch) -> tuple[TrainState, Metrics]:
+    def train_step(
+        state: TrainState, batch: features.Batch, constants: Mapping[str, Any] | None = None
+    ) -> tuple[TrainState, Metrics]:
+        constants = constants or {}
         step = state.step - first_step
         size = batch['image'].shape[0]
         batch = features.prepare(batch)
@@ -136,7 +144,7 @@ def make_train_step(
             for repeat in range(phase.repeats):
                 key = rng.key(config.seed, f'train/{stage}/{phase.name}/{repeat}', state.step)
                 run = play if phase.every == 1 else play_lazily
-                state, logs = run(state, batch, phase, key, step)
+                state, logs = run(state, batch, phase, key, step, constants)
                 name = f'skipped/{phase.name}'
                 logs[name] += metrics.get(name, 0.0)  # of repeats, each may fail
                 metrics |= logs
@@ -159,15 +167,15 @@ def make_train_step(
     return train_step
 
 
-def in_parts(batch: features.Batch, parts: int) -> dict[str, jax.Array]:
+def in_parts(batch: features.Batch, parts: int, group: int = 1) -> dict[str, jax.Array]:
     """(B,...) arrays -> (parts,B/parts,...), each part from every device's own rows.
 
-    Neighbours stay together in pairs, for path S may draw them as twins.
+    Neighbours stay together in groups of that size, where the parts are large enough.
     """
 
     def cut(x: jax.Array) -> jax.Array:
-        pair = 2 if len(x) % (2 * parts) == 0 else 1
-        grouped = x.reshape(-1, parts, pair, *x.shape[1:])
+        size = group if len(x) % (group * parts) == 0 else 1
+        grouped = x.reshape(-1, parts, size, *x.shape[1:])
         return jnp.moveaxis(grouped, 1, 0).reshape(parts, -1, *x.shape[1:])
 
     return {name: cut(x) for name, x in batch.items()}
@@ -177,49 +185,108 @@ def draw_samples(
     method: Method,
     nets: Mapping[str, NetState],
     batch: features.Batch,
-    seed: int,
+    seed: int | jax.Array,
     num_samples: int,
-    zero: bool = False,
+    first: int | jax.Array = 0,
     vary: str = 'both',
+    variant: str = '',
 ) -> dict[str, jax.Array]:
-    """num_samples completions of each image of a prepared batch, from the averaged weights.
+    """Completions first, first + 1, ... of each image of a prepared batch, from averaged weights.
 
-    Returns the method's outputs, each (B,N,...), and `composite`, uint8, whose visible pixels
-    are the image's own. Sample k of image i depends on (seed, i, k) alone; zero takes z = 0. vary:
-    'structure' lets drawn landmarks alone vary over the samples, 'appearance' all else. Raises
-    ValueError for a method that draws no image, or that draws no landmarks to vary.
+    Returns the method's outputs, each (B,num_samples,...), `composite`, uint8, whose visible pixels
+    are the image's own, and `finite` (B,num_samples). Sample k of image i depends on (seed, i, k)
+    alone. vary: 'structure' lets drawn landmarks alone vary over the samples, 'appearance' all
+    else. variant: one of the method's own. All are drawn at once; see `Sampler`.
     """
-    if method.sample is None:
-        raise ValueError('this method draws no image; use --mode=predict')
-    if vary not in VARY or (vary == 'structure' and not method.structure_dim):
-        raise ValueError(
-            f'config.sample.vary={vary!r}: choose one of {list(VARY)}; structure varies under '
-            '--config.landmark_source=predictor_sample alone'
-        )
     b = batch['image'].shape[0]
-    drawn = _noise(method, batch['index'], seed, num_samples)
-    drawn = jnp.zeros_like(drawn) if zero else drawn
-    if vary != 'both':
-        # The numbers that choose the landmarks come last.
-        of_structure = jnp.arange(method.noise_dim) >= method.noise_dim - method.structure_dim
-        drawn = jnp.where(of_structure == (vary == 'structure'), drawn, drawn[:, :1])
+    bound = bind_ema(method, nets)
     # Samples are neighbours on the batch axis, so that no image leaves its device.
-    many = {name: jnp.repeat(x, num_samples, axis=0) for name, x in batch.items()}
-    out = method.sample(bind_ema(method, nets), many, drawn.reshape(b * num_samples, -1))
+    many: features.Batch = {name: jnp.repeat(x, num_samples, axis=0) for name, x in batch.items()}
+    drawn = _sample_keys(batch['index'], seed, num_samples, first)
+    still = _sample_keys(batch['index'], seed, 1, 0)
+    keys, of_structure = (
+        jnp.broadcast_to(still if vary == other else drawn, drawn.shape).reshape(-1)
+        for other in ('structure', 'appearance')
+    )
+    if method.condition is not None:
+        many = method.condition(bound, many, rng.named(of_structure, 'structure'))
+    sample = method.variants[variant] if variant else method.sample
+    assert sample is not None
+    out = dict(sample(bound, many, keys))
     out['composite'] = features.composite(
         features.to_uint8(out['image']), features.to_uint8(many['image']), many['hole']
     )
+    # Rounding to bytes would hide a NaN as a black pixel.
+    out['finite'] = jnp.isfinite(out['image']).all(axis=(1, 2, 3))
     return {name: x.reshape(b, num_samples, *x.shape[1:]) for name, x in out.items()}
 
 
-def _noise(method: Method, index: jax.Array, seed: int, num_samples: int) -> jax.Array:
-    """(B,N,noise_dim) standard normal; row k of image i depends on (seed, i, k) alone."""
+def _sample_keys(
+    index: jax.Array, seed: int | jax.Array, num_samples: int, first: int | jax.Array
+) -> jax.Array:
+    """(B,N) keys; that of sample k of image i depends on (seed, i, k) alone."""
+    numbers = first + jnp.arange(num_samples)
+    return jax.vmap(lambda k: rng.sample_keys(seed, index, k), out_axes=1)(numbers)
 
-    def one(sample: jax.Array) -> jax.Array:
-        keys = rng.sample_keys(seed, index, sample)
-        return jax.vmap(lambda key: jax.random.normal(key, (method.noise_dim,)))(keys)
 
-    return jax.vmap(one, out_axes=1)(jnp.arange(num_samples))
+class Sampler:
+    """sampler(state.nets, batch) -> a pipeline's batch with num_samples completions of each image.
+
+    They are drawn a few at a time by one compiled step, so that memory grows with their number only
+    by what is returned: of every sample `OF_EACH`, of the first `OF_FIRST`, (B,1,...), where the
+    method has them. The batch passes through, so that inputs and outputs, of one sharding, can be
+    shown together. vary and variant as in `draw_samples`. Raises ValueError for a method that draws
+    no image, or no landmarks to vary.
+    """
+
+    AT_ONCE = 64  # images on a device
+
+    def __init__(
+        self,
+        method: Method,
+        seed: int,
+        num_samples: int,
+        placement: Any = None,
+        vary: str = 'both',
+        variant: str = '',
+    ):
+        if method.sample is None:
+            raise ValueError('this method draws no image; use --mode=predict')
+        if vary not in VARY or (vary == 'structure' and not method.draws_structure):
+            raise ValueError(
+                f'config.sample.vary={vary!r}: choose one of {list(VARY)}; structure varies under '
+                '--config.landmark_source=predictor_sample alone'
+            )
+        self.num_samples = num_samples
+
+        def draw(nets: Any, batch: features.Batch, first: jax.Array, count: int) -> Any:
+            prepared = features.prepare(batch)
+            drawn = draw_samples(method, nets, prepared, seed, count, first, vary, variant)
+            return {name: x for name, x in drawn.items() if name in OF_EACH + OF_FIRST}
+
+        def join(batch: features.Batch, parts: Sequence[dict[str, jax.Array]]) -> Any:
+            # The input's own maps have the names of outputs.
+            out = {name: x for name, x in batch.items() if name not in OF_EACH + OF_FIRST}
+            out |= {n: x[:, :1] for n, x in parts[0].items() if n in OF_FIRST}
+            for name in set(OF_EACH) & parts[0].keys():
+                every = jnp.concatenate([part[name] for part in parts], axis=1)
+                out[name] = every[:, :num_samples]
+            return out
+
+        out = {} if placement is None else {'out_shardings': placement}
+        self._draw = jax.jit(draw, static_argnums=3, **out)
+        self._join = jax.jit(join, **out)
+
+    def __call__(self, nets: Mapping[str, NetState], batch: features.Batch) -> dict[str, jax.Array]:
+        image = batch['image']
+        devices = len(image.sharding.device_set) if isinstance(image, jax.Array) else 1
+        parts = -(-self.num_samples * image.shape[0] // (devices * self.AT_ONCE))
+        count = -(-self.num_samples // min(parts, self.num_samples))
+        drawn = [
+            self._draw(nets, batch, np.int32(first), count)
+            for first in range(0, self.num_samples, count)
+        ]
+        return self._join(batch, drawn)
 
 
 def make_predict_step(
@@ -236,36 +303,21 @@ def make_predict_step(
 
     def predict(nets: Mapping[str, NetState], batch: features.Batch) -> dict[str, Any]:
         bound, prepared = bind_ema(method, nets), features.prepare(batch)
-        noise = _noise(method, batch['index'], seed, num_samples)
-        drawn = predictor.predict(bound, prepared, noise)
+        keys = _sample_keys(batch['index'], seed, num_samples, 0)
+        drawn = predictor.predict(bound, prepared, keys)
         return {**batch, **drawn, 'scores': predictor.score(bound, prepared, drawn)}
 
     return predict
-
-
-def make_sample_step(
-    method: Method, seed: int, num_samples: int, vary: str = 'both'
-) -> Callable[[Mapping[str, NetState], features.Batch], dict[str, jax.Array]]:
-    """sample(state.nets, batch) -> `draw_samples` of a batch of the pipeline, with that batch.
-
-    The batch passes through so that inputs and outputs, of one sharding, can be shown together.
-    """
-
-    def sample(nets: Mapping[str, NetState], batch: features.Batch) -> dict[str, jax.Array]:
-        prepared = features.prepare(batch)
-        drawn = draw_samples(method, nets, prepared, seed, num_samples, vary=vary)
-        keep = ('composite', 'landmark_map', 'face_mask', 'face_part', 'told')
-        # The input's own maps would share these names: outputs only.
-        inputs = {name: x for name, x in batch.items() if name not in keep}
-        return inputs | {name: drawn[name] for name in keep if name in drawn}
-
-    return sample
 
 
 def make_watch_step(
     method: Method, seed: int
 ) -> Callable[[Mapping[str, NetState], features.Batch], Metrics]:
     """watch(state.nets, batch) -> the method's monitors on a fixed batch with fixed draws."""
-    return lambda nets, batch: method.watch(
-        bind_ema(method, nets), features.prepare(batch), rng.key(seed, 'watch')
-    )
+
+    def watch(nets: Mapping[str, NetState], batch: features.Batch) -> Metrics:
+        if method.watch is None:
+            return {}
+        return method.watch(bind_ema(method, nets), features.prepare(batch), rng.key(seed, 'watch'))
+
+    return watch

@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from absl import logging
 from clu import parameter_overview
 from jax.sharding import Mesh
 
-from fi_jax import pictures, predict, sharding, steps
-from fi_jax.evaluation import protocol
+from fi_jax import sharding, steps
 from fi_jax.evaluation.scoring import tolerate
+from fi_jax.evaluation.tasks import task_of
 from fi_jax.input_pipeline.loader import EvalExamples, Tolerant, eval_batches, train_iterator
 from fi_jax.input_pipeline.records import Source
 from fi_jax.input_pipeline.sources import make_source
@@ -79,6 +78,7 @@ def _train(
     placement = sharding.place_state(shapes, mesh, config.mesh.fsdp_min_size)
     state = jax.jit(init, out_shardings=placement)()
     log_parameters(state)
+    constants = jax.device_put(dict(method.constants), sharding.replicated(mesh))
     if mesh.size > 1:
         rows = sharding.table(shapes.nets, placement.nets)
         logging.info('where the state lies\n%s', sharding.as_text(rows, mesh))
@@ -111,8 +111,8 @@ def _train(
         validation = EvalExamples(
             held_back, config, 'mixture', config.validate.limit, config.eval.batch_size
         )
-        judge = predict if method.predictor else protocol
-        validate = judge.mean_scores(method, validation, config, mesh, config.validate.num_samples)
+        task = task_of(method)
+        validate = task.mean_scores(method, validation, config, mesh, config.validate.num_samples)
         trouble: dict[str, str] = {}  # metrics that failed: they never end a training
 
         def boundary(stage: str, step: int, state: TrainState) -> None:
@@ -161,7 +161,7 @@ def _train(
                     batch = sharding.shard_batch(next(batches), mesh)
                 hosts.mark()
                 with clock(kind):
-                    state, metrics = train_step(state, batch)
+                    state, metrics = train_step(state, batch, constants)
                     step, kind = step + 1, 'step'
                     due = meter.add(step, metrics)
                 preemption.saved = False
@@ -177,8 +177,8 @@ def _train(
             logging.warning('%d bad images were replaced by their neighbours', len(source.bad))
         if config.eval.at_end:
             with clock('eval'), tolerate(trouble, 'the evaluation at the end'):
-                found = judge.evaluate_split(method, state.nets, config, workdir, mesh, last_step)
-                logging.info('evaluation of %s\n%s', workdir, judge.as_text(found))
+                found = task.evaluate_split(method, state.nets, config, workdir, mesh, last_step)
+                logging.info('evaluation of %s\n%s', workdir, task.as_text(found))
         if trouble:
             logging.warning('%d evaluations failed: %s', len(trouble), ', '.join(trouble))
     logging.info('done: look at %s', workdir / 'samples')
@@ -300,10 +300,6 @@ def check_resume(
             logging.warning('resumed with a changed config: %s', change)
 
 
-def _faces(drawn: Mapping[str, np.ndarray]) -> np.ndarray:
-    return pictures.sheet(drawn, drawn)
-
-
 class Look:
     """The pictures and monitors of a run: the same faces, holes and draws each time."""
 
@@ -315,17 +311,15 @@ class Look:
             iter(eval_batches(examples, config, rows, jax.process_index(), jax.process_count()))
         )
         self._batch = sharding.shard_batch(batch, mesh)
-        make_step = steps.make_predict_step if method.predictor else steps.make_sample_step
-        self._sheet = method.predictor.sheet if method.predictor else _faces
-        draw = make_step(method, config.seed, config.num_picture_samples)
-        self._draw = jax.jit(draw, out_shardings=replicated)
+        self._method, self._task = method, task_of(method)
+        self._draw = self._task.drawer(method, config.seed, config.num_picture_samples, replicated)
         self._watch = jax.jit(steps.make_watch_step(method, config.seed), out_shardings=replicated)
         self._writer = writer
 
     def __call__(self, step: int, state: TrainState) -> None:
         drawn = jax.device_get(self._draw(state.nets, self._batch))
         watched = jax.device_get(self._watch(state.nets, self._batch))
-        self._writer.picture(step, 'faces', self._sheet(drawn))
+        self._writer.picture(step, 'faces', self._task.sheet(self._method, drawn))
         scalars = {f'watch/{k}': float(v) for k, v in watched.items() if v.ndim == 0}
         self._writer.scalars(step, scalars)
         for name, values in watched.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -35,15 +36,8 @@ def make(config: Any) -> Method:
             term = total * jnp.where(now, jnp.inf, 1.0)
         return total + term, {**terms, 'bad_term': term}
 
-    return Method(
-        nets=sound.nets,
-        inputs=sound.inputs,
-        stages={'train': (Phase('reconstruct', phase.nets, loss),)},
-        noise_dim=sound.noise_dim,
-        sample=sound.sample,
-        watch=sound.watch,
-        ema=sound.ema,
-    )
+    stages = {'train': (Phase('reconstruct', phase.nets, loss),)}
+    return dataclasses.replace(sound, stages=stages)
 
 
 def get_config(arg: str | None = None) -> ConfigDict:

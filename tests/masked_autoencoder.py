@@ -10,9 +10,10 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from configs import common
-from fi_jax import losses
+from fi_jax import losses, rng
 from fi_jax.features import Batch
 from fi_jax.methods import Method, Nets, Phase
+from fi_jax.rng import Keys
 
 
 class Autoencoder(nn.Module):
@@ -36,16 +37,15 @@ def make(config: Any) -> Method:
         noise = jnp.zeros((batch['image'].shape[0], 4))
         return {'autoencoder': (batch['masked'], batch['hole'], noise)}
 
-    def sample(nets: Nets, batch: Batch, noise: jax.Array):
+    def sample(nets: Nets, batch: Batch, keys: Keys):
+        noise = rng.normal(keys, (4,))
         return {'image': nets['autoencoder'](batch['masked'], batch['hole'], noise)}
 
     return Method(
         nets={'autoencoder': Autoencoder(config.nets.width)},
         inputs=inputs,
         stages={'train': (Phase('reconstruct', ('autoencoder',), loss),)},
-        noise_dim=4,
         sample=sample,
-        watch=lambda nets, batch, key: {'zero': jnp.zeros(())},
         ema=('autoencoder',),
     )
 

@@ -81,8 +81,8 @@ def test_the_nets_of_every_size_fit_together(res):
 
     def sample(batch):
         state = init_state(method, optimizers, config.res, config.seed)
-        noise = jax.numpy.zeros((2, method.noise_dim))
-        return method.sample(bind(method, state.nets), features.prepare(batch), noise)
+        keys = jax.random.split(jax.random.key(0), 2)
+        return method.sample(bind(method, state.nets), features.prepare(batch), keys)
 
     out = jax.eval_shape(sample, batch)
     assert {name: x.shape for name, x in out.items()} == {

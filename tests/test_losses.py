@@ -1,5 +1,7 @@
 """Losses against numpy, numerical integration, and critics whose gradient is known."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -185,9 +187,19 @@ def test_gradient_penalty_of_a_flat_critic_has_a_finite_gradient():
 
 
 def test_rate_falls_to_zero_over_the_last_share_of_the_steps():
-    rate = [float(rate_scale(jnp.int32(step), 100, 0.2)) for step in (0, 80, 90, 99, 100, 120)]
+    optim = SimpleNamespace(decay_share=0.2, decay='linear', warmup_steps=0)
+    rate = [float(rate_scale(jnp.int32(step), 100, optim)) for step in (0, 80, 90, 99, 100, 120)]
     np.testing.assert_allclose(rate, [1, 1, 0.5, 0.05, 0, 0], atol=1e-6)
-    assert float(rate_scale(jnp.int32(100), 100, 0.0)) == 1.0
+    optim.decay_share = 0.0
+    assert float(rate_scale(jnp.int32(100), 100, optim)) == 1.0
+    optim.warmup_steps = 4
+    rate = [float(rate_scale(jnp.int32(step), 100, optim)) for step in (0, 1, 3, 4, 100)]
+    np.testing.assert_allclose(rate, [0.25, 0.5, 1, 1, 1], atol=1e-6)
+    optim.decay_share, optim.decay = 1.0, 'cosine'
+    np.testing.assert_allclose(float(rate_scale(jnp.int32(50), 100, optim)), 0.5, atol=1e-6)
+    optim.decay = 'sudden'
+    with pytest.raises(ValueError, match=r"config\.optim\.decay='sudden'"):
+        rate_scale(jnp.int32(0), 100, optim)
 
 
 def test_ema_halves_in_its_half_life_and_starts_quick():

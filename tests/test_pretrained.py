@@ -51,7 +51,7 @@ def drawn(weights):
     batch = example_batch(weights.config.res, 8)
     batch['image'] += np.arange(8, dtype=np.uint8)[:, None, None, None] * 16
     batch['hole'][:, :, 16:] = 1
-    draw = jax.jit(steps.make_sample_step(weights.method, 0, 2))
+    draw = steps.Sampler(weights.method, 0, 2)
     return np.asarray(draw(weights.nets, batch)['composite'])
 
 

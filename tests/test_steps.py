@@ -305,10 +305,6 @@ def test_every_repeat_of_a_phase_that_is_not_finite_is_counted(tiny_config):
         nets={'scale': Scale()},
         inputs=lambda batch: {'scale': (jnp.ones(()),)},
         stages={'only': (Phase('game', ('scale',), loss, repeats=4),)},
-        noise_dim=1,
-        sample=lambda nets, batch, noise: {},
-        watch=lambda nets, batch, key: {},
-        ema=(),
     )
     optimizers = make_optimizers(config, method.nets)
     state = init_state(method, optimizers, config.res, config.seed)
@@ -392,15 +388,15 @@ def test_generators_and_critics_learn_from_their_own_losses_alone(gradients, cri
 
 @pytest.fixture(scope='module')
 def draw(stage2, history):
-    """draw(batch, num_samples, zero) from the weights after three steps, on one device."""
+    """draw(batch, num_samples, variant) from the weights after three steps, on one device."""
     nets = history[3][0].nets
     jitted = jax.jit(
-        lambda nets, batch, n, zero: steps.draw_samples(
-            stage2.method, nets, features.prepare(batch), 0, n, zero
+        lambda nets, batch, n, variant: steps.draw_samples(
+            stage2.method, nets, features.prepare(batch), 0, n, variant=variant
         ),
         static_argnums=(2, 3),
     )
-    return lambda batch, n=3, zero=False: jax.device_get(jitted(nets, batch, n, zero))
+    return lambda batch, n=3, variant='': jax.device_get(jitted(nets, batch, n, variant))
 
 
 def rows(batch, *indices):
@@ -448,8 +444,18 @@ def test_samples_differ_by_sample_and_by_image(drawn, draw, batch):
     assert distance(twins['image'][0], twins['image'][1]) > 1e-4
 
 
+def test_a_sampler_draws_in_chunks_what_one_draw_gives(stage2, history, drawn, batch, monkeypatch):
+    monkeypatch.setattr(steps.Sampler, 'AT_ONCE', BATCH * 2)  # three samples: two and one
+    out = steps.Sampler(stage2.method, 0, 3)(history[3][0].nets, batch)
+    assert out['composite'].shape == (BATCH, 3, 32, 32, 3) and out['finite'].all()
+    apart = np.asarray(out['composite'], int) - drawn['composite']
+    assert np.abs(apart).max() <= 1 and np.mean(apart != 0) < 0.002
+    np.testing.assert_allclose(out['face_part'], drawn['face_part'][:, :1], atol=2e-5)
+    np.testing.assert_array_equal(out['image'], batch['image'])
+
+
 def test_zero_takes_the_noise_away(draw, batch):
-    still = draw(rows(batch, 0, 1), 3, True)
+    still = draw(rows(batch, 0, 1), 3, 'z=0')
     assert distance(still['image'][:, 0], still['image'][:, 2]) < 1e-6
 
 
@@ -578,13 +584,11 @@ def test_errors_near_the_landmarks_inside_the_hole_count_and_no_others(told):
 def test_guidance_goes_on_from_the_untold_image_through_the_told_one(told, tiny_config):
     _, nets, prepared = told
     config = tiny_config('stage2')
-    noise = jax.random.normal(
-        rng.key(0, 'test'), (BATCH, config.nets.z_dim + 2 * config.nets.v_dim)
-    )
+    keys = jax.random.split(rng.key(0, 'test'), BATCH)
 
     def image(source, guidance):
         config.landmark_source, config.guidance = source, guidance
-        return np.asarray(Keypoint(config).sample(nets, prepared, noise)['image'])
+        return np.asarray(Keypoint(config).sample(nets, prepared, keys)['image'])
 
     one, two, none = (image('user', strength) for strength in (1.0, 2.0, 0.0))
     assert distance(one, none) > 1e-3

@@ -17,7 +17,7 @@ from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from fi_jax import features, guidance, predict, sharding
+from fi_jax import features, sharding
 from fi_jax.evaluation import report
 from fi_jax.evaluation import results as res
 from fi_jax.evaluation.results import Results
@@ -26,32 +26,15 @@ from fi_jax.input_pipeline.folders import FolderExamples, visible_change
 from fi_jax.input_pipeline.loader import EvalExamples, Example
 from fi_jax.input_pipeline.records import Source
 from fi_jax.input_pipeline.sources import make_source
-from fi_jax.methods import Method
+from fi_jax.methods import Method, guidance
 from fi_jax.metrics import distribution, fills, image, suite
 from fi_jax.pretrained import placed
-from fi_jax.run.folder import data_name, examples_of, load_predictor, load_run, protocol_of
+from fi_jax.run.folder import data_name, examples_of, load_predictor, protocol_of
 from fi_jax.run.writers import save_json
 from fi_jax.state import NetState, bind_ema
-from fi_jax.steps import draw_samples
+from fi_jax.steps import Sampler
 
 # -------------------------------------------------------------------------- what is evaluated
-
-
-def evaluate_run(
-    config: Any, workdir: str | Path, out: str | Path = ''
-) -> Results | predict.Scores:
-    """Mode eval: a run folder's newest checkpoint, or a file of weights, scored and printed.
-
-    Results go to the run folder itself, or to out.
-    """
-    mesh = sharding.make_mesh()
-    run = load_run(config, workdir, mesh)
-    method, step = run.method, run.about['step']
-    score: Callable[..., Any] = predict.evaluate_split if method.predictor else evaluate_split
-    found = score(method, run.nets, run.config, workdir, mesh, step, out)
-    text = predict.as_text(found) if method.predictor else as_text(found)
-    logging.info('evaluation of %s at step %d\n%s', workdir, step, text)
-    return found
 
 
 def evaluate_split(
@@ -76,7 +59,9 @@ def evaluate_split(
         # The mean is of training faces where they are at hand, else of the faces themselves.
         average = mean_face(make_source(config.data, 'train' if split == 'test' else split), config)
         rows |= fill_rows(mesh, average)
-    protocol = protocol_of(config, split, step) | {'run': Path(workdir).resolve().name}
+    protocol = protocol_of(config, split, step) | {
+        'run': Path(workdir).resolve().name, 'variants': list(method.variants)
+    }  # fmt: skip
     names, attributes = describe(source, examples.count)
     skipped: dict[str, str] = {}
     aids = gather_aids(config, workdir, mesh, skipped, protocol)
@@ -109,17 +94,19 @@ def mean_scores(
     NaN where a metric has no value.
     """
 
-    def step(nets: Any, batch: features.Batch) -> dict[str, jax.Array]:
-        samples, ok = _drawn(method, nets, batch, config.seed, num_samples, False)
-        values = image.score(samples, batch['image'], batch['hole'].astype(jnp.float32))
-        keep = ok & (batch['weight'] > 0)
+    sampler = Sampler(method, config.seed, num_samples, sharding.by_example(mesh))
+
+    def of(drawn: features.Batch) -> dict[str, jax.Array]:
+        hole = drawn['hole'].astype(jnp.float32)
+        values = image.score(drawn['composite'], drawn['image'], hole)
+        keep = drawn['finite'].all(axis=1) & (drawn['weight'] > 0)
         return {name: jnp.where(keep, x, jnp.nan) for name, x in values.items()}
 
-    score = jax.jit(step, out_shardings=sharding.replicated(mesh))
+    score = jax.jit(of, out_shardings=sharding.replicated(mesh))
 
     def means(nets: Mapping[str, NetState]) -> dict[str, float]:
         found = [
-            jax.device_get(score(nets, sharding.shard_batch(batch, mesh)))
+            jax.device_get(score(sampler(nets, sharding.shard_batch(batch, mesh))))
             for batch in batches(examples, config)
         ]
         joined = {name: np.concatenate([x[name] for x in found]) for name in found[0]}
@@ -204,24 +191,22 @@ def compare_runs(runs: Sequence[str], config: Any, workdir: str | Path) -> Resul
 def method_rows(
     method: Method, nets: Mapping[str, NetState], config: Any, mesh: Mesh
 ) -> dict[str, Draw]:
-    """The method's draws, and the one draw of z = 0."""
+    """The method's draws, and one draw of each of its variants."""
 
-    def row(num_samples: int, zero: bool) -> Draw:
-        draw = jax.jit(
-            lambda nets, batch: _drawn(method, nets, batch, config.seed, num_samples, zero),
-            out_shardings=sharding.by_example(mesh),
-        )
-        return lambda _, placed: draw(nets, placed)
+    def row(num_samples: int, variant: str = '') -> Draw:
+        placement = sharding.by_example(mesh)
+        sampler = Sampler(method, config.seed, num_samples, placement, variant=variant)
 
-    return {PRIMARY: row(config.eval.num_samples, False), 'z=0': row(1, True)}
+        def draw(_: Example, placed: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            drawn = sampler(nets, placed)
+            return drawn['composite'], drawn['finite'].all(axis=1)
 
+        return draw
 
-def _drawn(
-    method: Method, nets: Any, batch: features.Batch, seed: int, num_samples: int, zero: bool
-) -> tuple[jax.Array, jax.Array]:
-    drawn = draw_samples(method, nets, features.prepare(batch), seed, num_samples, zero)
-    # Rounding to bytes would hide a NaN as a black pixel.
-    return drawn['composite'], jnp.isfinite(drawn['image']).all(axis=(1, 2, 3, 4))
+    return {
+        PRIMARY: row(config.eval.num_samples),
+        **{name: row(1, name) for name in method.variants},
+    }
 
 
 def fill_rows(mesh: Mesh, mean_image: np.ndarray) -> dict[str, Draw]:
@@ -302,8 +287,8 @@ def load_reader(
         assert method.predictor is not None
         seen = images / 127.5 - 1.0
         batch = {'image': seen, 'masked': seen, 'hole': jnp.zeros_like(seen[..., :1])}
-        noise = jnp.zeros((len(seen), 1, method.noise_dim))
-        return method.predictor.predict(bind_ema(method, nets), batch, noise)['points']
+        keys = jax.random.split(jax.random.key(0), (len(seen), 1))  # the points ask for none
+        return method.predictor.predict(bind_ema(method, nets), batch, keys)['points']
 
     about = {'run': weights.about['name'], 'res': res_read, 'step': weights.about['step']}
     return suite.Reader(placed(weights.nets, mesh), find, res_read), about

@@ -484,7 +484,7 @@ def compare(evaluations: Mapping[str, Results]) -> Results:
         for row, cells in results.scores.items():
             moved = {name: values[picked] for name, values in cells.items()}
             own = row in results.primary
-            if own or row == 'z=0':
+            if own or row in results.protocol.get('variants', ('z=0',)):
                 renamed = label if own else f'{label}, {row}'
                 renamed = f'{label}, {row}' if own and len(results.primary) > 1 else renamed
                 scores[renamed] = moved

@@ -270,6 +270,7 @@ def draw_faces(
     mine = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
     fetch = _fetcher(mesh)
     ranked = results.scores.get(PRIMARY, {}).get(RANKED_BY)
+    variants = results.protocol.get('variants', ())
     faces = []
     for start in range(0, len(chosen), size):
         part = list(chosen[start : start + size])
@@ -278,7 +279,7 @@ def draw_faces(
         placed = sharding.shard_batch(batch, mesh)
         drawn = {
             row: fetch(rows[row](batch, placed)[0])
-            for row in (PRIMARY, 'z=0')
+            for row in (PRIMARY, *variants)
             if row in rows and row in results.scores
         }
         for k, (why, index) in enumerate(part):
@@ -286,8 +287,7 @@ def draw_faces(
             shown = {'input': pictures.with_hole(x, hole)}
             if PRIMARY in drawn:
                 shown |= {f'sample {n + 1}': y for n, y in enumerate(drawn[PRIMARY][k])}
-            if 'z=0' in drawn:
-                shown['z = 0'] = drawn['z=0'][k, 0]
+            shown |= {name: drawn[name][k, 0] for name in variants if name in drawn}
             score = float(ranked[index]) if ranked is not None else float('nan')
             shown['truth'] = x
             faces.append(res.Face(why, str(results.names[index]), score, shown))

@@ -15,7 +15,6 @@ Summary = Mapping[str, Any]  # of `fi_jax.evaluation.results.summarise`
 Cell = Mapping[str, float]  # mean, low, high, stderr, count
 
 TITLES = {
-    'z=0': 'z = 0',
     'mean_face': 'mean face',
     'telea': 'Telea',
     'navier_stokes': 'Navier–Stokes',
@@ -61,7 +60,7 @@ def title_of(row: str, results: Results) -> str:
     """A row's name for people."""
     if row == 'samples':
         return f'{results.protocol["method"]}, N = {results.protocol["num_samples"]}'
-    return TITLES.get(row, row.replace('z=0', 'z = 0'))
+    return TITLES.get(row, row.replace('=', ' = '))
 
 
 def cell_of(results: Results, summary: Summary, row: str, metric: str) -> Cell | None:

@@ -1,23 +1,26 @@
 """What a method is: one file a system, found by name; the trainer knows none of them.
 
-A method answers four questions. Which nets: `nets`, `inputs`, `ema`. Who plays: `stages`, a table
-of phases. What a sample is: `sample`, from a standard normal vector. What to watch: `watch`. One
-that draws no image but predicts points says in `predictor` how, and how that is judged and shown.
+A method answers four questions. Which nets: `nets`, `inputs`, `ema`, `constants`. What moves which:
+`stages`, a table of phases. What a sample is: `sample`, from random keys. What to watch: `watch`.
+One that draws no image but predicts points says in `predictor` how, and how that is judged and
+shown.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import numpy as np
 
 from fi_jax.features import Batch
+from fi_jax.rng import Keys
 
 Nets = Mapping[str, Any]  # name -> fi_jax.state.Net: call it, or call its .frozen
+Sample = Callable[[Nets, Batch, Keys], dict[str, jax.Array]]
 Loss = Callable[[Nets, Batch, jax.Array, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
 
 
@@ -41,10 +44,10 @@ class Phase:
 class Predictor:
     """What a method that draws no image answers, how it is scored, and how it is shown.
 
-    predict(nets, batch, noise) with noise (B,N,noise_dim) gives points (B,68,2), sigma (B,68) and
-    samples (B,N,68,2), pixels of the crop. score(nets, batch, predicted) gives {name: (B,)}, NaN
-    where nothing can be measured. sheet(arrays) draws a page (H,W,3) uint8 of a batch of the
-    pipeline with what was predicted for it, on the host.
+    predict(nets, batch, keys) with N keys of each example (B,N) gives points (B,68,2), sigma (B,68)
+    and samples (B,N,68,2), pixels of the crop; points and sigma depend on no key. score(nets,
+    batch, predicted) gives {name: (B,)}, NaN where nothing can be measured. sheet(arrays) draws a
+    page (H,W,3) uint8 of a batch of the pipeline with what was predicted for it, on the host.
     """
 
     predict: Callable[[Nets, Batch, jax.Array], dict[str, jax.Array]]
@@ -56,25 +59,34 @@ class Predictor:
 class Method:
     """One system; see the module's head.
 
-    inputs(batch) gives each net's example arguments, for initialisation. sample(nets, batch,
-    noise) with noise (B, noise_dim) gives {'image': (B,H,W,3) in [-1,1]} and any of landmark_map,
-    face_mask, face_part, and told (B,68,2), the landmarks that led, in pixels, NaN where none did.
-    watch(nets, batch, key) gives scalars and vectors that say whether z is used. The last
-    structure_dim numbers of the noise choose the landmarks, all others the rest. They and the
-    losses see prepared batches (`fi_jax.features.prepare`). Of `sample` and `predictor` a method
-    has one. sampling: the nets that it needs, which an export keeps; empty: all.
+    nets, inputs: modules by name, and inputs(batch) -> each net's example arguments.
+    constants: arrays by name that losses find in their nets; never trained, saved or averaged.
+    ema: the nets whose average is kept and evaluated. sampling: those that a sample needs, which an
+    export keeps; empty: all.
+    sample(nets, batch, keys) with keys (B,) gives {'image': (B,H,W,3) in [-1,1]} and any of
+    landmark_map, face_mask, face_part, and told (B,68,2), the landmarks that led, in pixels, NaN
+    where none did. Of `sample` and `predictor` a method has one.
+    variants: other samples without chance, by name, each a row of an evaluation.
+    condition(nets, batch, keys), if given, puts the landmarks that lead into the batch before
+    `sample`; where draws_structure, other keys give others.
+    watch(nets, batch, key), if given, gives scalars and vectors to follow in training.
+    group: so many neighbours of a batch stay together when it is cut into parts.
+    All see prepared batches (`fi_jax.features.prepare`).
     """
 
     nets: Mapping[str, Any]
     inputs: Callable[[Batch], Mapping[str, tuple[jax.Array, ...]]]
     stages: Mapping[str, tuple[Phase, ...]]
-    noise_dim: int
-    watch: Callable[[Nets, Batch, jax.Array], dict[str, jax.Array]]
-    ema: tuple[str, ...]
-    sample: Callable[[Nets, Batch, jax.Array], dict[str, jax.Array]] | None = None
-    structure_dim: int = 0
+    ema: tuple[str, ...] = ()
+    sample: Sample | None = None
     predictor: Predictor | None = None
+    watch: Callable[[Nets, Batch, jax.Array], dict[str, jax.Array]] | None = None
+    variants: Mapping[str, Sample] = field(default_factory=dict)
+    condition: Callable[[Nets, Batch, Keys], Batch] | None = None
+    draws_structure: bool = False
     sampling: tuple[str, ...] = ()
+    constants: Mapping[str, Any] = field(default_factory=dict)
+    group: int = 1
 
 
 def make_method(config: Any) -> Method:

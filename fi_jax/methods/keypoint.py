@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fi_jax import features, losses
+from fi_jax import features, losses, rng
 from fi_jax.features import Batch
 from fi_jax.methods import Method, Nets, Phase
 from fi_jax.nets.critic import Critic
@@ -23,6 +23,7 @@ from fi_jax.nets.embedding import Embedding, FaceEmbedding
 from fi_jax.nets.extractor import Extractor
 from fi_jax.nets.generator import FaceGenerator
 from fi_jax.nets.layers import reparameterise
+from fi_jax.rng import Keys
 
 CRITICS = ('d_global', 'd_local')
 LANDMARK_SOURCES = ('fen', 'user', 'predictor', 'predictor_sample')
@@ -492,11 +493,22 @@ class Keypoint:
 
     # -------------------------------------------------------------------- samples and monitors
 
-    def sample(self, nets: Nets, batch: Batch, noise: jax.Array) -> dict[str, jax.Array]:
-        """Completions from standard normal noise (B, z_dim + 2 v_dim).
+    def sample(self, nets: Nets, batch: Batch, keys: Keys) -> dict[str, jax.Array]:
+        """Completions from z and the noise of the embeddings, drawn from keys (B,).
 
         told (B,68,2): the landmarks that led each, in pixels, NaN where none did.
         """
+        n = self.config.nets
+        return self.from_noise(nets, batch, rng.normal(keys, (n.z_dim + 2 * n.v_dim,)))
+
+    def most_likely(self, nets: Nets, batch: Batch, keys: Keys) -> dict[str, jax.Array]:
+        """The completion of z = 0, at the middle of every Gaussian."""
+        n = self.config.nets
+        noise = jnp.zeros((len(batch['hole']), n.z_dim + 2 * n.v_dim))
+        return self.from_noise(nets, batch, noise)
+
+    def from_noise(self, nets: Nets, batch: Batch, noise: jax.Array) -> dict[str, jax.Array]:
+        """Completions from standard normal noise (B, z_dim + 2 v_dim)."""
         unit, noise_v = jnp.split(noise, [self.config.nets.z_dim], axis=-1)
         batch = {**batch, 'guide': self.guide(batch)}
         z = reparameterise(*self.prior(nets, batch), unit)
@@ -617,8 +629,9 @@ def make(config: Any) -> Method:
         nets=system.nets(),
         inputs=system.inputs,
         stages=system.stages(),
-        noise_dim=config.nets.z_dim + 2 * config.nets.v_dim,
         sample=system.sample,
+        variants={'z=0': system.most_likely},
+        group=2,
         watch=system.watch,
         ema=system.movers('r') if config.optim.ema_halflife_images > 0 else (),
         sampling=tuple(n for n in ('prior', 'embedding', 'generator') if n in system.nets()),

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fi_jax import pictures
+from fi_jax import pictures, rng
 from fi_jax.features import Batch
 from fi_jax.landmarks import MEAN_SHAPE
 from fi_jax.methods import Method, Nets, Phase, Predictor
@@ -82,11 +82,6 @@ class Landmarks:
         heads = {head(k): (context, jnp.zeros((b, DIM))) for k in self.config.landmarks.shapes}
         return {'predictor': (batch['masked'], batch['hole']), **heads}
 
-    @property
-    def noise_dim(self) -> int:
-        """Normals for one shape, enough for each head."""
-        return LowRankMixture.noise_dim(self.config.landmarks.rank)
-
     # ------------------------------------------------------------------------------- answers
 
     def faces(self, nets: Nets, batch: Batch, train: bool = False) -> Faces:
@@ -98,14 +93,17 @@ class Landmarks:
         context = jax.lax.stop_gradient(jnp.concatenate(seen, axis=-1))
         return Faces(jnp.asarray(MEAN_SHAPE)[None] + estimate.offset, jnp.exp(log_scale), context)
 
-    def predict(self, nets: Nets, batch: Batch, noise: jax.Array) -> dict[str, jax.Array]:
-        """Points (B,68,2), sigma (B,68) and samples (B,N,68,2) in pixels; noise (B,N,noise_dim).
+    def predict(self, nets: Nets, batch: Batch, keys: jax.Array) -> dict[str, jax.Array]:
+        """Points (B,68,2), sigma (B,68) and samples (B,N,68,2) in pixels; keys (B,N).
 
         sigma is the standard deviation of x, and of y, under the point's own Laplace likelihood.
         The samples are whole shapes, of the first of config.landmarks.shapes.
         """
         faces = self.faces(nets, batch)
-        b, n = noise.shape[:2]
+        b, n = keys.shape
+        # For one shape, enough numbers for each head.
+        noise_dim = LowRankMixture.noise_dim(self.config.landmarks.rank)
+        noise = rng.normal(keys.reshape(-1), (noise_dim,)).reshape(b, n, noise_dim)
         chosen = nets[head(self.config.landmarks.shapes[0])]
         u = chosen(faces.context, noise, sample=True).reshape(b, n, -1, 2)
         samples = faces.points[:, None] + u * faces.scale[:, None, :, None]
@@ -257,17 +255,6 @@ def head(kind: str) -> str:
     return f'shape_{kind}'
 
 
-def predict_points(
-    system: Landmarks, nets: Nets, batch: Batch, noise: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """points (B,68,2), sigma (B,68), samples (B,N,68,2) in pixels of a prepared batch; jittable.
-
-    nets: bound networks (`fi_jax.state.bind_ema`); noise (B,N,system.noise_dim) standard normal.
-    """
-    out = system.predict(nets, batch, noise)
-    return out['points'], out['sigma'], out['samples']
-
-
 # ---------------------------------------------------------------------------------- pictures
 
 _GREEN, _BLUE = (60, 220, 60), (70, 130, 255)
@@ -327,7 +314,6 @@ def make(config: Any) -> Method:
         nets=system.nets(),
         inputs=system.inputs,
         stages=system.stages(),
-        noise_dim=system.noise_dim,
         watch=system.watch,
         ema=tuple(system.nets()) if config.optim.ema_halflife_images > 0 else (),
         predictor=Predictor(system.predict, system.score, sheet),

@@ -31,7 +31,7 @@ class Weights:
     """Trained networks and how they are used.
 
     config is the run's own, with what was asked in place of what was; method is made of it, and its
-    landmarks are led by nobody yet (`fi_jax.guidance.led` does that). nets hold float32 arrays on
+    landmarks are led by nobody yet (`fi_jax.methods.guidance.led` does that). nets hold float32 arrays on
     the host, for `fi_jax.state.bind_ema`, `steps.draw_samples` and the like. predictor: the
     landmark predictor inside the same file. about: name, kind (run or file), step, sha256 of a
     file, and of a file terms, data and figures.

@@ -9,10 +9,10 @@ from typing import Any
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from fi_jax import guidance
 from fi_jax.input_pipeline.loader import EvalExamples
 from fi_jax.input_pipeline.records import Source
 from fi_jax.input_pipeline.sources import make_source
+from fi_jax.methods import guidance
 from fi_jax.pretrained import Weights, open_weights, own_settings, placed
 
 
@@ -24,7 +24,7 @@ def load_run(config: Any, place: str | Path, mesh: Mesh) -> Weights:
     `open_weights`.
     """
     weights = open_weights(place, config)
-    config, method = weights.config, weights.method
+    config, method, nets = weights.config, weights.method, weights.nets
     if config.get('landmark_source') in guidance.PREDICTED:
         predictor = weights.predictor
         if config.predictor or predictor is None:
@@ -34,8 +34,9 @@ def load_run(config: Any, place: str | Path, mesh: Mesh) -> Weights:
                 f'config.predictor={config.predictor!r} sees {predictor.config.res} px, this run '
                 f'{config.res}; name a predictor of the same size'
             )
-        method = guidance.led(method, predictor.method, predictor.nets, config.landmark_source)
-    return dataclasses.replace(weights, method=method, nets=placed(weights.nets, mesh))
+        method = guidance.led(method, predictor.method, config.landmark_source)
+        nets = guidance.with_nets(nets, predictor.nets)
+    return dataclasses.replace(weights, method=method, nets=placed(nets, mesh))
 
 
 def load_predictor(place: str, field: str) -> Weights:

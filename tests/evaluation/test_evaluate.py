@@ -21,7 +21,7 @@ from fi_jax.input_pipeline import holes
 from fi_jax.input_pipeline.folders import FolderExamples, _numbered, visible_change
 from fi_jax.input_pipeline.loader import EvalExamples
 from fi_jax.input_pipeline.sources import make_source
-from fi_jax.methods import make_method
+from fi_jax.methods import Method, make_method
 from fi_jax.metrics import bootstrap, fills, suite
 from fi_jax.metrics.groups import groups_of
 from fi_jax.optim import make_optimizers
@@ -766,14 +766,11 @@ def test_validation_of_weights_that_are_nan_says_so_and_goes_on():
     mesh = sharding.make_mesh()
     examples = EvalExamples(make_source(config.data, 'all'), config, 'mixture', 8, 8)
 
-    class Method:
-        noise_dim, nets = 2, {}
+    def broken(nets, batch, keys):
+        return {'image': batch['image'] * jnp.nan}
 
-        @staticmethod
-        def sample(nets, batch, noise):
-            return {'image': batch['image'] * jnp.nan}
-
-    means = evaluate.mean_scores(Method, examples, config, mesh, 2)({})
+    method = Method({}, lambda _: {}, {}, sample=broken)
+    means = evaluate.mean_scores(method, examples, config, mesh, 2)({})
     assert np.isnan(means['psnr_hole/mean'])
     skipped = {}
     with scoring.tolerate(skipped, 'validation'):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from configs import landmarks as landmarks_config
-from fi_jax import features, guidance, pictures, steps
+from fi_jax import features, pictures, rng, steps
 from fi_jax import landmarks as lm
-from fi_jax.methods import Method, make_method
+from fi_jax.methods import Method, guidance, make_method
 from fi_jax.optim import make_optimizers
 from fi_jax.sample import edited, sample_run
 from fi_jax.state import example_batch, init_state
@@ -16,9 +16,10 @@ from fi_jax.state import example_batch, init_state
 RES = 32
 
 
-def echo(nets, batch, noise):
+def echo(nets, batch, keys):
     """An image of what leads it: the points in red, its own noise in blue."""
     red = batch['landmark_map'] * batch['has_landmarks'][:, None, None, None]
+    noise = rng.normal(keys, (3,))
     blue = jnp.broadcast_to(jnp.tanh(noise.mean(-1))[:, None, None, None], red.shape)
     return {'image': jnp.concatenate([red, jnp.zeros_like(red), blue], axis=-1)}
 
@@ -41,11 +42,13 @@ def batch():
 
 
 def draw(predictor, batch, source, vary):
-    own = Method({}, lambda _: {}, {}, 3, lambda *_: {}, (), sample=echo)
-    method = guidance.led(own, *predictor, source)
+    own = Method({}, lambda _: {}, {}, sample=echo)
+    system, nets = predictor
+    method, nets = guidance.led(own, system, source), guidance.with_nets({}, nets)
+    steps.Sampler(method, 0, 4, vary=vary)  # checks vary
     prepared = features.prepare(batch)
-    image = jax.jit(lambda b: steps.draw_samples(method, {}, b, 0, 4, vary=vary)['image'])(prepared)
-    return np.asarray(image)
+    draw = jax.jit(lambda nets, b: steps.draw_samples(method, nets, b, 0, 4, vary=vary)['image'])
+    return np.asarray(draw(nets, prepared))
 
 
 def differ(images):

@@ -22,7 +22,7 @@ from fi_jax.nets.landmark_predictor import MobileNetPredictor
 from fi_jax.nets.shapes import DIM, Flow, LowRankMixture
 from fi_jax.optim import make_optimizers
 from fi_jax.predict import predict_run
-from fi_jax.state import bind, bind_ema, init_state
+from fi_jax.state import bind, init_state
 from fi_jax.train import train_and_evaluate
 
 
@@ -86,8 +86,8 @@ def test_every_size_gives_points_for_its_frame(res, preset):
 
     def answer(batch):
         state = init_state(system, optimizers, res, 0)
-        noise = jnp.zeros((1, 3, system.noise_dim))
-        return system.predictor.predict(bind(system, state.nets), features.prepare(batch), noise)
+        keys = jax.random.split(jax.random.key(0), (1, 3))
+        return system.predictor.predict(bind(system, state.nets), features.prepare(batch), keys)
 
     shapes = {name: x.shape for name, x in jax.eval_shape(answer, batch).items()}
     assert shapes == {'points': (1, 68, 2), 'sigma': (1, 68), 'samples': (1, 3, 68, 2)}
@@ -416,7 +416,7 @@ def test_image_methods_do_not_predict_and_predictors_do_not_draw(config, made, t
     with pytest.raises(ValueError, match='predicts no points; use --mode=sample'):
         steps.make_predict_step(keypoint, 0, 1)
     with pytest.raises(ValueError, match='draws no image; use --mode=predict'):
-        steps.draw_samples(system, {}, {}, 0, 1)
+        steps.Sampler(system, 0, 1)
 
 
 # -------------------------------------------------------------------------------- from end to end
@@ -469,23 +469,6 @@ def test_mode_predict_answers_in_pixels_of_the_stored_image(run, tmp_path):
         assert np.abs(points - lm.mean_landmarks(sizes[str(name)])).max() < 0.1 * side
     sheet = cv2.imread(str(tmp_path / 'points.png'))
     assert (sheet.shape[0] - 16) // 194 == 3  # no row for what fills the batch
-
-
-def test_predict_points_can_lead_another_program(config, made):
-    system, state = made
-    res = config.res
-    batch = features.prepare(
-        batch_of(np.zeros((res, res, 3), np.uint8), np.zeros((res, res, 1), np.uint8))
-    )
-    mine = method.Landmarks(config)
-
-    @jax.jit
-    def lead(nets, batch):
-        noise = jax.random.normal(jax.random.key(0), (1, 2, mine.noise_dim))
-        return method.predict_points(mine, bind_ema(system, nets), batch, noise)
-
-    points, sigma, samples = lead(state.nets, batch)
-    assert (points.shape, sigma.shape, samples.shape) == ((1, 68, 2), (1, 68), (1, 2, 68, 2))
 
 
 def test_the_predict_step_is_the_same_on_any_number_of_devices(config, made):

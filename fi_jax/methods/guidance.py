@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,39 +12,44 @@ import jax.numpy as jnp
 from fi_jax import features
 from fi_jax.features import Batch
 from fi_jax.methods import Method, Nets
-from fi_jax.state import NetState, bind_ema
+from fi_jax.rng import Keys
 
 PREDICTED = ('predictor', 'predictor_sample')  # of the values of config.landmark_source
+HEAD = 'predictor/'  # before the names of the predictor's nets
 
 
-def led(
-    method: Method, predictor: Method, predictor_nets: Mapping[str, NetState], source: str
-) -> Method:
+def led(method: Method, predictor: Method, source: str) -> Method:
     """The method with its landmarks replaced by predicted ones before each sample.
 
     source 'predictor' takes the most likely points, 'predictor_sample' a whole shape drawn anew
-    for each sample. The tail of the noise is the predictor's: with it fixed, samples differ in
-    appearance alone; with the rest fixed, in structure alone. ValueError where the predictor
-    predicts no points, or for another source.
+    for each sample. The predictor's nets are among the method's, under names of `with_nets`.
+    ValueError where the predictor predicts no points, or for another source.
     """
     if source not in PREDICTED:
         raise ValueError(f'config.landmark_source={source!r}: choose one of {list(PREDICTED)}')
     if predictor.predictor is None or method.sample is None:
         raise ValueError('config.predictor: not a run of configs/landmarks.py; name one')
-    predict, sample = predictor.predictor.predict, method.sample
+    predict = predictor.predictor.predict
 
-    def led_sample(nets: Nets, batch: Batch, noise: jax.Array) -> dict[str, jax.Array]:
-        own, tail = jnp.split(noise, [method.noise_dim], axis=-1)
-        predicted = predict(bind_ema(predictor, predictor_nets), batch, tail[:, None])
+    def condition(nets: Nets, batch: Batch, keys: Keys) -> Batch:
+        own = {name.removeprefix(HEAD): net for name, net in nets.items() if name.startswith(HEAD)}
+        predicted = predict(own, batch, jax.tree.map(lambda x: x[:, None], keys))
         points = predicted['points'] if source == 'predictor' else predicted['samples'][:, 0]
-        told = {
+        return {
             **batch,
             'landmarks': points,
             'landmark_map': features.draw_landmarks(points, batch['image'].shape[1:3]),
             'has_landmarks': jnp.ones(len(points)),
         }
-        return sample(nets, told, own)
 
-    noise_dim = method.noise_dim + predictor.noise_dim
-    drawn = predictor.noise_dim if source == 'predictor_sample' else 0
-    return dataclasses.replace(method, sample=led_sample, noise_dim=noise_dim, structure_dim=drawn)
+    return dataclasses.replace(
+        method,
+        nets=with_nets(method.nets, predictor.nets),
+        condition=condition,
+        draws_structure=source == 'predictor_sample',
+    )
+
+
+def with_nets(own: Mapping[str, Any], of_predictor: Mapping[str, Any]) -> dict[str, Any]:
+    """A method's nets, or their states, and beside them those of its predictor."""
+    return {**own, **{HEAD + name: net for name, net in of_predictor.items()}}
