@@ -58,9 +58,9 @@ def test_outside_the_hole_every_pixel_is_the_photos_own(restorer, photo, hole):
 
 def test_a_sample_is_the_same_alone_or_among_others(restorer, photo, hole):
     pixels, points = photo
-    one = restorer(pixels, hole, 2, seed=7, face=inpaint.finding.box_of(points))
-    many = restorer(pixels, hole, 6, seed=7, face=inpaint.finding.box_of(points))
-    np.testing.assert_array_equal(one.completed, many.completed[:2])
+    one = restorer(pixels, hole, 2, seed=7, face=inpaint.Face.of(points).box)
+    many = restorer(pixels, hole, 6, seed=7, face=inpaint.Face.of(points).box)
+    np.testing.assert_array_equal(one.parts[0].completed, many.parts[0].completed[:2])
     np.testing.assert_array_equal(one.landmarks, many.landmarks[:2])
-    other = restorer(pixels, hole, 2, seed=8, face=inpaint.finding.box_of(points))
-    assert (other.completed != one.completed).any()
+    other = restorer(pixels, hole, 2, seed=8, face=inpaint.Face.of(points).box)
+    assert (other.parts[0].completed != one.parts[0].completed).any()
