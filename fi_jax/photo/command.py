@@ -15,6 +15,7 @@ import argparse
 import dataclasses
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
@@ -34,7 +35,7 @@ from fi_jax.pretrained import shipped
 from fi_jax.run.files import whole
 from fi_jax.run.writers import save_json
 
-SUFFIXES = ('', '_mask', '_mask001', '_hole')
+_OF_HOLE = re.compile(r'(.+)[_-](?:mask|hole)[_-]?\d*')  # how the hole of a photo is named
 SIDECAR, REPORT = 'sidecar.json', 'report.json'
 _TILE = 180
 
@@ -95,8 +96,11 @@ def complete(
                 f'{out} is there already; add --if-exists=skip or --if-exists=overwrite'
             )
     if job.hole is None:
-        wanted = ', '.join(f'{job.photo.stem}{suffix}.png' for suffix in SUFFIXES)
-        raise FileNotFoundError(f'no hole for it in {options.hole}; expected one of {wanted}')
+        stem = job.photo.stem
+        raise FileNotFoundError(
+            f'no hole for it in {options.hole}; expected {stem}.png, {stem}_mask.png or '
+            f'{stem}_mask001.png'
+        )
     photo = read_photo(job.photo)
     hole = inpaint.read_hole(job.hole, photo, options.invert)
     result = restorer(
@@ -171,13 +175,12 @@ def jobs_of(photos: Sequence[str], hole: str) -> Iterator[Job]:
                 names = Folder(path).names
             except ValueError as error:
                 raise ValueError(str(error).removeprefix('data.path=')) from error
-            within = Path(hole).resolve() == path.resolve()
-            stems = {Path(name).with_suffix('').as_posix() for name in names}
+            stems = {_stem(name) for name in names}
+            beside = Path(hole).resolve() == path.resolve()
             for name in names:
-                stem = Path(name).with_suffix('').as_posix()
-                base = next((stem.removesuffix(s) for s in SUFFIXES[1:] if stem.endswith(s)), '')
-                if not (within and base in stems):  # a hole that lies beside its photo
-                    found.append((path / name, stem))
+                of = _OF_HOLE.fullmatch(_stem(name))
+                if not (beside and of and of[1] in stems):
+                    found.append((path / name, _stem(name)))
         elif path.is_file():
             found.append((path, path.stem))
         else:
@@ -191,17 +194,23 @@ def jobs_of(photos: Sequence[str], hole: str) -> Iterator[Job]:
         yield from (Job(path, hole, stem) for path, stem in found)
         return
     if Path(hole).is_dir():
-        holes = {Path(n).with_suffix('').as_posix(): Path(hole) / n for n in Folder(hole).names}
+        holes: dict[str, Path] = {}
+        for name in reversed(Folder(hole).names):
+            of = _OF_HOLE.fullmatch(_stem(name))
+            holes[_stem(name)] = holes[of[1] if of else _stem(name)] = Path(hole) / name
         for path, stem in found:
-            own = (f'{stem}{suffix}' for suffix in SUFFIXES)
-            at = next((holes[n] for n in own if n in holes and holes[n] != path), None)
-            yield Job(path, at, stem)
+            at = holes.get(stem)
+            yield Job(path, None if at == path else at, stem)
         return
     if not Path(hole).is_file():
         raise FileNotFoundError(
             f"--hole={hole}: no such file or folder; or give 'alpha' or 'white'"
         )
     yield from (Job(path, Path(hole), stem) for path, stem in found)
+
+
+def _stem(name: str) -> str:
+    return Path(name).with_suffix('').as_posix()
 
 
 def known(restorer: inpaint.Restorer) -> dict[str, Any]:
@@ -273,8 +282,9 @@ def _parser() -> argparse.ArgumentParser:
     add(
         '--hole',
         required=True,
-        help='white where pixels are missing: a picture; a folder of them, paired by name (NAME.png, '
-        "NAME_mask.png, NAME_mask001.png); 'alpha': transparent pixels; 'white': pure white ones",
+        help='white where pixels are missing: a picture; a folder of them, paired by name '
+        "(NAME.png, NAME_mask.png, NAME_mask001.png); 'alpha': transparent pixels; 'white': pure "
+        'white ones',
     )
     add('--invert', action='store_true', help='black is missing')
     add('-n', '--num-samples', type=int, default=8, help='completions of a photo (8)')

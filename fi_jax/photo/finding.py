@@ -58,7 +58,8 @@ class Face:
 
 def mean_face(box: Iterable[float]) -> np.ndarray:
     """The mean face laid into a box, (68,2); ValueError where the box is none."""
-    left, top, right, bottom = box = tuple(map(float, box))
+    box = tuple(map(float, box))
+    left, top, right, bottom = box if len(box) == 4 else (0.0,) * 4
     if not (right > left and bottom > top and np.isfinite(box).all()):
         raise ValueError(f'face={box}: expected left, top, right, bottom in photo pixels')
     low, high = lm.MEAN_SHAPE.min(0), lm.MEAN_SHAPE.max(0)

@@ -49,8 +49,9 @@ class Photo:
 def read_photo(photo: ImageLike | bytes, name: str = 'photo') -> Photo:
     """A PIL image, an array, a path or the bytes of a file -> a photo.
 
-    Arrays are (H,W), (H,W,1), (H,W,3) or (H,W,4), uint8 or uint16. Files are JPEG, PNG, WebP or
-    BMP. An orientation that EXIF tells is applied; 16 bits become 8; palettes and CMYK become RGB.
+    Arrays are (H,W), (H,W,1), (H,W,3) or (H,W,4), uint8 or uint16. Files are what
+    `records.decode` reads. An orientation that EXIF tells is applied; 16 bits become 8; palettes
+    and CMYK become RGB.
 
     Raises:
         BadImage: not an image, damaged, or above the limits of `records.decode`.
