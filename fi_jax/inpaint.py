@@ -399,9 +399,9 @@ class Restorer:
 def load(source: str | Path = '', predictor: str | Path = '') -> Restorer:
     """A restorer of exported weights, by their name or file, or of a run folder.
 
-    source: '' takes the first of the weights that come with the package. predictor: the run or file of a landmark predictor; '' takes the one inside the file, else the
-    one that the run's config names. Raises FileNotFoundError or ValueError that name what is not
-    there or does not fit.
+    source: '' takes the first of the weights that come with the package. predictor: the run or file
+    of a landmark predictor; '' takes the one inside the file, else the one that the run's config
+    names. Raises FileNotFoundError or ValueError that name what is not there or does not fit.
     """
     if not source and not shipped.SHIPPED:
         raise ValueError('weights: none come with this package; give a file of weights or a run')

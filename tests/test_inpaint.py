@@ -279,6 +279,7 @@ def test_exif_turns_a_photo_upright(restorer, photo, hole, orientation, tmp_path
         ({'structure': 1.5}, 'structure=1.5'),
         ({'keep': 64}, 'keep=64'),
         ({'steps': 0}, 'steps=0'),
+        ({'steps': 2}, 'draws in one'),
         ({'guidance': float('nan')}, 'guidance=nan'),
         ({'landmarks': np.full((68, 2), np.nan)}, 'not finite'),
         ({'landmarks': np.zeros((67, 2))}, 'expected .68, 2.'),

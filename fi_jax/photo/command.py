@@ -31,7 +31,6 @@ from fi_jax.input_pipeline import alignment
 from fi_jax.input_pipeline.archives import Folder
 from fi_jax.photo import blending
 from fi_jax.photo.reading import read_photo
-from fi_jax.pretrained import shipped
 from fi_jax.run.files import whole
 from fi_jax.run.writers import save_json
 
@@ -54,7 +53,7 @@ def main(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
     try:
         jobs = list(jobs_of(options.photo, options.hole))
-        restorer = inpaint.load(options.weights or _shipped(), options.predictor)
+        restorer = inpaint.load(options.weights, options.predictor)
         box = _box(options.face, jobs)
     except (ValueError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
@@ -216,12 +215,6 @@ def _stem(name: str) -> str:
 def known(restorer: inpaint.Restorer) -> dict[str, Any]:
     """What names the weights."""
     return {name: restorer.about.get(name) for name in ('name', 'sha256', 'step')}
-
-
-def _shipped() -> str:
-    if not shipped.SHIPPED:
-        raise ValueError('--weights is not set, and no weights come with this package; give a run')
-    return next(iter(shipped.SHIPPED))
 
 
 def _box(text: str, jobs: Sequence[Job]) -> tuple[float, ...] | None:
