@@ -6,6 +6,8 @@ step would need on --topology=v5e:4x4, with no such chip here).
 The same evaluation scores folders of images, and puts runs side by side: see fi_jax/evaluate.py.
 Any field of a config can be set: --config.batch_size=32 --config.data.path=FACES.zip. Arguments go
 after a colon: --config=configs/stage2.py:res=128,ablate=chain. The same --workdir resumes.
+eval, sample and predict open a run, or a file of fi-jax export, by its own config; --config may be
+left out there, and flags change what is asked, not what was trained (docs/weights.md).
 Exit codes: 0 done, 1 bad input, 2 partly done, 3 diverged, 69 a host was lost, 75 preempted and
 saved. On 69 and 75, give the same command again (docs/operations.md).
 """
@@ -13,16 +15,20 @@ saved. On 69 and 75, give the same command again (docs/operations.md).
 from __future__ import annotations
 
 import logging as std_logging
+import runpy
 import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 FLAGS = flags.FLAGS
 MODES = ('train', 'eval', 'sample', 'predict', 'compile')
+OPENING = ('eval', 'sample', 'predict')  # modes that open a run by its own config
+OWN_CONFIG = Path(__file__).parent / 'run' / 'own_config.py'
 DEFAULTS = Path(__file__).parents[1] / 'configs' / 'quickstart.py'
 CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'A file in configs/, with its arguments after a colon.', lock_config=True
@@ -30,7 +36,10 @@ CONFIG = config_flags.DEFINE_config_file(
 WORKDIR = flags.DEFINE_string('workdir', None, 'The run folder: made, or resumed.')
 MODE = flags.DEFINE_enum('mode', 'train', MODES, 'What to do with the run.')
 CHECKPOINT = flags.DEFINE_string(
-    'checkpoint', None, 'eval: the run folder; results go to --workdir.'
+    'checkpoint',
+    None,
+    'eval, sample, predict: a run folder, a file of fi-jax export, or a name that fi-jax weights '
+    'lists; results go to --workdir.',
 )
 SAMPLES_DIR = flags.DEFINE_string('samples_dir', None, 'eval: score these images, of any program.')
 TRUTH_DIR = flags.DEFINE_string('truth_dir', '', 'Their originals; default: --samples_dir.')
@@ -77,8 +86,9 @@ def main(argv: list[str]) -> None:
         'compile': partial(aot.compile_run, topology=TOPOLOGY.value),
     }  # fmt: skip
     run = modes[MODE.value]
-    if MODE.value == 'eval' and CHECKPOINT.value and WORKDIR.value:
-        run = partial(evaluate_run, out=WORKDIR.value)
+    opens = MODE.value in OPENING and not (runs or SAMPLES_DIR.value)
+    if opens and CHECKPOINT.value and WORKDIR.value:
+        run = partial(run, out=WORKDIR.value)
     if runs:
         run = partial(compare_runs, runs)
     elif SAMPLES_DIR.value:
@@ -91,6 +101,8 @@ def main(argv: list[str]) -> None:
         aot.SomeTooLarge: faults.Exit.PARTIAL,
     }
     try:
+        if opens:
+            config = open_config(config, workdir)
         sharding.configure_backend(config)
         if MULTIHOST.value or COORDINATOR.value:
             addresses = COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value
@@ -113,6 +125,43 @@ def main(argv: list[str]) -> None:
             faults.leave(code, message)  # a farewell to the others would wait for them
         print(f'error: {message}', file=sys.stderr)
         sys.exit(int(code))
+
+
+def open_config(config: ConfigDict, place: Path) -> ConfigDict:
+    """The config of a run or file, with what the command line asks; ValueError on all else."""
+    from fi_jax.pretrained import own_settings
+    from fi_jax.run import settings
+
+    own = own_settings(place, '--checkpoint' if CHECKPOINT.value else '--workdir')
+    given = config_flags.get_override_values(FLAGS['config'])
+    settings.refuse(own, chosen_by_arguments(config) | given, place)
+    return settings.opened(own, config, given)
+
+
+def chosen_by_arguments(config: ConfigDict) -> dict[str, Any]:
+    """Method, and what the arguments after the colon of --config chose, by dotted path.
+
+    An argument that bears a field's name (res, preset) chose that field; any other (ablate) what a
+    config without it has otherwise.
+    """
+    from fi_jax.run.settings import flat, settings_of
+
+    given = next((a for a in sys.argv if a.startswith('--config=')), '')
+    path, _, text = given.removeprefix('--config=').partition(':')
+    if not path or path == str(OWN_CONFIG):
+        return {}
+    get_config = runpy.run_path(config_flags.get_config_filename(FLAGS['config']))['get_config']
+    words = [word for word in text.split(',') if word]
+    chosen = {'method': config.method}
+    for word in words:
+        name = word.partition('=')[0]
+        if name in config:
+            chosen[name] = config[name]
+            continue
+        rest = ','.join(w for w in words if w != word)
+        whole, without = (flat(settings_of(get_config(x))) for x in (text, rest))
+        chosen |= {k: v for k, v in whole.items() if without.get(k) != v}
+    return chosen
 
 
 class OwnWords(std_logging.Filter):
@@ -143,9 +192,14 @@ def parse_flags(argv: list[str]) -> list[str]:
             print(f'error: --config={path}: no such file; see configs/', file=sys.stderr)
             sys.exit(1)
     elsewhere = any(arg.startswith(('--compare', '--samples_dir')) for arg in argv)
-    if elsewhere and not any(arg.startswith('--config=') for arg in argv):
-        # Nothing is trained: of a config, only its section eval is read.
-        argv = [argv[0], f'--config={DEFAULTS}', *argv[1:]]
+    if not any(arg.startswith('--config=') for arg in argv):
+        own = [x for name in ('--checkpoint=', '--workdir=') for x in argv if x.startswith(name)]
+        mode = next((x[7:] for x in argv if x.startswith('--mode=')), FLAGS['mode'].default)
+        if elsewhere:
+            # Nothing is trained: of a config, only its section eval is read.
+            argv = [argv[0], f'--config={DEFAULTS}', *argv[1:]]
+        elif own and mode in OPENING:
+            argv = [argv[0], f'--config={OWN_CONFIG}:{own[0].partition("=")[2]}', *argv[1:]]
     try:
         rest = FLAGS(argv)
         if not (elsewhere or WORKDIR.value or CHECKPOINT.value):

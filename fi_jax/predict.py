@@ -16,16 +16,17 @@ from fi_jax.input_pipeline import holes
 from fi_jax.input_pipeline.loader import EvalExamples, unsquare
 from fi_jax.input_pipeline.sources import make_source
 from fi_jax.run.files import whole
-from fi_jax.run.folder import load_run, resolve_split
+from fi_jax.run.folder import load_run, resolve_split, results_of
 from fi_jax.run.writers import save_png
 
 
-def predict_run(config: Any, workdir: str | Path) -> Path:
+def predict_run(config: Any, workdir: str | Path, out: str | Path = '') -> Path:
     """Mode predict: the landmarks of a source's faces under a kind of hole -> an npz.
 
     name (N,), points (N,68,2) and samples (N,S,68,2) in pixels of the stored image, sigma (N,68)
     the standard deviation of x and of y in those pixels, hole_kind (N,); and a page of pictures
-    beside it. The file is config.predict.out, or points.npz in the run folder. Returns its path.
+    beside it. The file is config.predict.out, else points.npz in out, else in the run folder.
+    Returns its path.
     """
     mesh = sharding.make_mesh()
     weights = load_run(config, workdir, mesh)
@@ -39,7 +40,7 @@ def predict_run(config: Any, workdir: str | Path) -> Path:
     examples = EvalExamples(
         source, config, options.holes, options.limit, options.batch_size, frames=True
     )
-    out = Path(options.out) if options.out else Path(workdir) / 'points.npz'
+    out = Path(options.out or Path(out or results_of(workdir)) / 'points.npz')
     run = predictions(method, examples, config, mesh, options.num_samples, options.batch_size)
     found: dict[str, list[np.ndarray]] = {}
     for number, filled in enumerate(run(weights.nets)):

@@ -13,16 +13,16 @@ from fi_jax import landmarks, pictures, sharding, steps
 from fi_jax.features import Batch
 from fi_jax.input_pipeline.loader import EvalExamples, eval_batches
 from fi_jax.input_pipeline.sources import make_source
-from fi_jax.run.folder import load_run, resolve_split
+from fi_jax.run.folder import load_run, resolve_split, results_of
 from fi_jax.run.writers import save_png
 
 
-def sample_run(config: Any, workdir: str | Path) -> Path:
+def sample_run(config: Any, workdir: str | Path, out: str | Path = '') -> Path:
     """Write OUT/<name>/{truth,hole,input,sample_00,...}.png for each face, and OUT/sheet_*.png.
 
     hole is white where pixels are missing; input shows the face with a grey hole. OUT is
-    config.sample.out, or samples_<holes> in the run folder. Returns OUT. ValueError where landmarks
-    are to be edited that nobody gave.
+    config.sample.out, else samples_<holes> in out, else in the run folder. Returns OUT. ValueError
+    where landmarks are to be edited that nobody gave.
     """
     options = config.sample
     if options.edit and config.landmark_source != 'user':
@@ -36,7 +36,7 @@ def sample_run(config: Any, workdir: str | Path) -> Path:
     config, options = run.config, run.config.sample
     source = make_source(config.data, resolve_split(config, workdir, options.split))
     examples = EvalExamples(source, config, options.holes, options.limit, options.batch_size)
-    out = Path(options.out) if options.out else Path(workdir) / f'samples_{options.holes}'
+    out = Path(options.out or Path(out or results_of(workdir)) / f'samples_{options.holes}')
     draw = steps.Sampler(
         run.method, config.seed, options.num_samples, sharding.replicated(mesh), options.vary
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import math
@@ -24,9 +23,12 @@ from fi_jax.input_pipeline.records import Source
 from fi_jax.input_pipeline.sources import make_source
 from fi_jax.methods import Method, make_method
 from fi_jax.optim import make_optimizers
-from fi_jax.run.checkpoint import Checkpointer, warm_start
+from fi_jax.pretrained import warm_start
+from fi_jax.run.checkpoint import Checkpointer
 from fi_jax.run.faults import HostWatch, NonFinite, Preempted, Preemption
+from fi_jax.run.folder import fingerprint
 from fi_jax.run.meter import Clock, Meter, Profile
+from fi_jax.run.settings import changes, flat, settings_of
 from fi_jax.run.writers import Writer, save_json
 from fi_jax.state import TrainState, init_state
 
@@ -224,22 +226,6 @@ def spans(counts: Mapping[str, int]) -> list[tuple[str, int, int]]:
 # ------------------------------------------------------------------------- is it the same run
 
 
-def settings_of(config: Any) -> dict[str, Any]:
-    """The config as plain JSON values."""
-    return json.loads(config.to_json_best_effort())
-
-
-def flat(settings: Mapping[str, Any], head: str = '') -> dict[str, Any]:
-    """Each leaf by its dotted path."""
-    out: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            out |= flat(value, f'{head}{name}.')
-        else:
-            out[head + name] = value
-    return out
-
-
 def fixed_settings(config: Any) -> dict[str, Any]:
     """The settings that a resume must find unchanged, by dotted path."""
     heads = tuple(f'{head}.' for head in (*FIXED, config.method))
@@ -248,22 +234,6 @@ def fixed_settings(config: Any) -> dict[str, Any]:
         for path, value in flat(settings_of(config)).items()
         if f'{path}.'.startswith(heads)
     }
-
-
-def fingerprint(source: Source) -> dict[str, Any]:
-    """What tells one data set from another without decoding it: number and names of its images."""
-    names = '\n'.join(getattr(source, 'names', ()))
-    return {'images': len(source), 'names': hashlib.sha256(names.encode()).hexdigest()[:16]}
-
-
-def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """'name: before -> now' of each entry that differs."""
-    names = sorted({*before, *now})
-    return [
-        f'{name}: {before.get(name)} -> {now.get(name)}'
-        for name in names
-        if before.get(name) != now.get(name)
-    ]
 
 
 def check_resume(

@@ -15,7 +15,7 @@ from fi_jax.input_pipeline import holes
 from fi_jax.input_pipeline.loader import EvalExamples, eval_batches
 from fi_jax.methods import Method
 from fi_jax.metrics import bootstrap, groups
-from fi_jax.run.folder import examples_of, protocol_of
+from fi_jax.run.folder import examples_of, protocol_of, results_of
 from fi_jax.run.writers import save_json
 from fi_jax.state import NetState
 
@@ -110,7 +110,8 @@ def evaluate_split(
     }
     if jax.process_index() == 0:
         protocol = protocol_of(config, split, step) | {'num_images': examples.count}
-        path = Path(out or workdir) / 'eval' / f'{options.name or f"{split}_{options.holes}"}.json'
+        folder = Path(out or results_of(workdir)) / 'eval'
+        path = folder / f'{options.name or f"{split}_{options.holes}"}.json'
         save_json(path, {'protocol': protocol, 'scores': table})
     return table
 

@@ -5,7 +5,6 @@ Its commands are in fi_jax/evaluate.py; see docs/evaluation.md.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from fi_jax import features, sharding
 from fi_jax.evaluation import report
@@ -29,7 +27,15 @@ from fi_jax.input_pipeline.sources import make_source
 from fi_jax.methods import Method, guidance
 from fi_jax.metrics import distribution, fills, image, suite
 from fi_jax.pretrained import placed
-from fi_jax.run.folder import data_name, examples_of, load_predictor, protocol_of
+from fi_jax.run.folder import (
+    data_name,
+    examples_of,
+    load_predictor,
+    protocol_of,
+    results_of,
+    saved_config,
+    training_data,
+)
 from fi_jax.run.writers import save_json
 from fi_jax.state import NetState, bind_ema
 from fi_jax.steps import Sampler
@@ -66,7 +72,7 @@ def evaluate_split(
     skipped: dict[str, str] = {}
     aids = gather_aids(config, workdir, mesh, skipped, protocol)
     found = measure(examples, rows, protocol, config, mesh, names, attributes, skipped, aids)
-    write(found, out or workdir, options.name or f'{split}_{options.holes}')
+    write(found, out or results_of(workdir), options.name or f'{split}_{options.holes}')
     return found
 
 
@@ -257,7 +263,8 @@ def gather_aids(
         with tolerate(skipped, 'landmarks'):
             aids['reader'], protocol['reader'] = load_reader(config.eval.reader, mesh)
             leads = config.get('landmark_source') in guidance.PREDICTED
-            same = leads and Path(config.predictor).resolve() == Path(config.eval.reader).resolve()
+            leader = config.get('predictor') or workdir  # a file may hold one
+            same = leads and Path(leader).resolve() == Path(config.eval.reader).resolve()
             protocol['reader']['interested'] = same
     if 'memorisation' in wanted and workdir and config.eval.memorisation:
         with tolerate(skipped, 'memorisation'):
@@ -303,7 +310,10 @@ def training_faces(
     are dlib's where its weights are there and landmarks known or read, else 8x8 pixels. Raises
     FileNotFoundError or ValueError where the training data cannot be opened.
     """
-    trained_on = ConfigDict(json.loads((Path(workdir) / 'config.json').read_text())['data'])
+    trained_on = saved_config(workdir).data if Path(workdir).is_dir() else None
+    trained_on = trained_on or training_data(config, workdir)
+    if trained_on is None:
+        raise LookupError('a file of weights does not tell where the faces lie it was trained on')
     source = make_source(trained_on, 'train')
     options = config.eval
     examples = EvalExamples(source, config, 'none', options.memorisation, options.batch_size)

@@ -9,30 +9,32 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import optax
+from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from fi_jax import sharding
 from fi_jax.methods import Method, make_method
 from fi_jax.pretrained import files, shipped
-from fi_jax.run import settings
+from fi_jax.run import checkpoint, settings
 from fi_jax.run.checkpoint import Checkpointer, mismatches
-from fi_jax.state import NetState, init_state
+from fi_jax.state import NetState, TrainState, init_state
 
 
 @dataclass(frozen=True)
 class Weights:
     """Trained networks and how they are used.
 
-    config is the run's own, with what was asked in place of what was; method is made of it, and its
-    landmarks are led by nobody yet (`fi_jax.methods.guidance.led` does that). nets hold float32 arrays on
-    the host, for `fi_jax.state.bind_ema`, `steps.draw_samples` and the like. predictor: the
+    config is the run's own, with what was asked in place of what was; method is made of it, and
+    nobody leads it yet (`fi_jax.methods.guidance.led` does that). nets hold float32 arrays on the
+    host, for `fi_jax.state.bind_ema`, `fi_jax.steps.draw_samples` and the like. predictor: the
     landmark predictor inside the same file. about: name, kind (run or file), step, sha256 of a
     file, and of a file terms, data and figures.
     """
@@ -71,17 +73,21 @@ def find(place: str | Path, field: str = '--checkpoint') -> Path:
         return known
     names = f', or one of {", ".join(shipped.SHIPPED)}' if shipped.SHIPPED else ''
     raise FileNotFoundError(
-        f'{field}={str(place)!r}: neither a run folder (with config.json) nor a file of weights; '
-        f'give one{names}'
+        f'{field}={place}: no run folder (with config.json) and no file of weights; give one{names}'
     )
+
+
+def own_about(place: str | Path, field: str = '--checkpoint') -> dict[str, Any]:
+    """What a file says of itself beside its arrays, with its config; of a run, its config alone."""
+    place = find(place, field)
+    if place.is_dir():
+        return {'config': json.loads((place / 'config.json').read_text())}
+    return files.read_about(place)
 
 
 def own_settings(place: str | Path, field: str = '--checkpoint') -> dict[str, Any]:
     """The settings that a run, file or name was trained with, as plain values."""
-    place = find(place, field)
-    if place.is_dir():
-        return json.loads((place / 'config.json').read_text())
-    return files.read_about(place)['config']
+    return own_about(place, field)['config']
 
 
 def _of_run(run: Path, asked: Any, given: Any) -> Weights:
@@ -115,7 +121,7 @@ def _of_file(
     like = shapes_of(method, config.res)
     wanted = {f'nets/{name}': x for name, x in _leaves(like).items()}
     there = {name: x.shape for name, x in tensors.items() if name.startswith('nets/')}
-    if problems := mismatches({k: x.shape for k, x in wanted.items()}, there):
+    if problems := mismatches({f'nets/{k}': x for k, x in _shapes(like).items()}, there):
         raise ValueError(
             f'{path}: its arrays are not those of its config ({config.method}): '
             f'{"; ".join(problems)}; export it again, or use the version that wrote it'
@@ -125,6 +131,34 @@ def _of_file(
     about = {'name': path.stem, 'kind': 'file', 'sha256': sha256, **told}
     del about['config']
     return Weights(config, method, jax.tree.unflatten(treedef, leaves), inside, about)
+
+
+def warm_start(state: TrainState, place: str | Path) -> TrainState:
+    """A fresh state with the weights and averages of another run, or of a file.
+
+    A run must have the same nets; a file has those of sampling, and the others begin fresh. Raises
+    FileNotFoundError or ValueError, naming config.warm_start, where they do not fit.
+    """
+    place = find(place, 'config.warm_start')
+    if place.is_dir():
+        return checkpoint.warm_start(state, place)
+    weights = open_weights(place, field='config.warm_start')
+    names = [name for name in weights.nets if name in state.nets]
+    logging.info('warm start of %s from %s', names, place)
+    if fresh := sorted(set(state.nets) - set(names)):
+        logging.warning('%s holds no %s: they begin from fresh weights', place, ', '.join(fresh))
+    nets = dict(state.nets)
+    for name in names:
+        old, new = nets[name], weights.nets[name]
+        like = NetState(old.params, old.stats, {}, {})
+        if problems := mismatches(_shapes({name: like}), _shapes({name: new})):
+            raise ValueError(f'config.warm_start={place} does not fit: {"; ".join(problems)}')
+        place_as = partial(jax.tree.map, lambda like, x: jax.device_put(x, like.sharding))
+        params = place_as(old.params, new.params)
+        # A copy, for a buffer that stands twice in a donated state is destroyed.
+        ema = place_as(old.ema, new.params) if old.ema else {}
+        nets[name] = old.replace(params=params, stats=place_as(old.stats, new.stats), ema=ema)
+    return state.replace(nets=nets)
 
 
 def method_of(config: Any, place: str | Path) -> Method:
@@ -164,6 +198,10 @@ def _leaves(nets: Mapping[str, NetState]) -> dict[str, Any]:
         return '/'.join(str(getattr(p, 'name', getattr(p, 'key', p))) for p in path)
 
     return {name(path): leaf for path, leaf in found}
+
+
+def _shapes(nets: Mapping[str, NetState]) -> dict[str, tuple[int, ...]]:
+    return {name: leaf.shape for name, leaf in _leaves(nets).items()}
 
 
 def placed(nets: Mapping[str, NetState], mesh: Mesh) -> dict[str, NetState]:

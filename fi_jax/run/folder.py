@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from fi_jax.input_pipeline.loader import EvalExamples
 from fi_jax.input_pipeline.records import Source
 from fi_jax.input_pipeline.sources import make_source
 from fi_jax.methods import guidance
-from fi_jax.pretrained import Weights, open_weights, own_settings, placed
+from fi_jax.pretrained import Weights, find, open_weights, own_about, own_settings, placed
 
 
 def load_run(config: Any, place: str | Path, mesh: Mesh) -> Weights:
@@ -65,25 +67,57 @@ def saved_config(run: str | Path) -> ConfigDict:
     return ConfigDict(own_settings(run))
 
 
-def examples_of(config: Any, workdir: str | Path) -> tuple[str, Source, EvalExamples]:
+def results_of(place: str | Path) -> Path:
+    """Where results go by default: the run folder itself; of a file, a folder of its name."""
+    path = find(place)
+    if path.is_dir():
+        return path
+    return path.with_suffix('') if Path(place).exists() else Path(place)
+
+
+def examples_of(config: Any, place: str | Path) -> tuple[str, Source, EvalExamples]:
     """The split that config.eval asks for, its source, and its faces under their holes."""
     options = config.eval
-    split = resolve_split(config, workdir, options.split)
+    split = resolve_split(config, place, options.split)
     source = make_source(config.data, split)
     examples = EvalExamples(source, config, options.holes, options.limit, options.batch_size)
     return split, source, examples
 
 
-def resolve_split(config: Any, workdir: str | Path, split: str) -> str:
-    """'auto' -> 'test' where the data are those of the run's config.json, else 'all'."""
+def resolve_split(config: Any, place: str | Path, split: str) -> str:
+    """'auto' -> 'test' where a run or file was trained on config.data, else 'all'."""
     if split != 'auto':
         return split
-    trained_on = saved_config(workdir).data
-    same = all(trained_on[k] == config.data[k] for k in ('source', 'name', 'seed'))
+    return 'test' if training_data(config, place) is not None else 'all'
+
+
+def training_data(config: Any, place: str | Path) -> Any:
+    """config.data, where a run or a file of weights was trained on them; else None.
+
+    A run folder knows the path of its data; a file knows how many images there were, and a hash of
+    their names, wherever they lie.
+    """
+    if not Path(place).is_dir():
+        known, source = own_about(place).get('data', {}), make_source(config.data, 'train')
+        return config.data if known and data_of(config.data, fingerprint(source)) == known else None
+    own = saved_config(place).data
+    same = all(own[k] == config.data[k] for k in ('source', 'name', 'seed'))
     for field in ('path', 'sets'):
-        places = (Path(data.get(field, '')).resolve() for data in (trained_on, config.data))
+        places = (Path(data.get(field, '')).resolve() for data in (own, config.data))
         same &= len(set(places)) == 1
-    return 'test' if same else 'all'
+    return config.data if same else None
+
+
+def fingerprint(source: Source) -> dict[str, Any]:
+    """What tells one data set from another without decoding it: number and names of its images."""
+    names = '\n'.join(getattr(source, 'names', ()))
+    return {'images': len(source), 'names': hashlib.sha256(names.encode()).hexdigest()[:16]}
+
+
+def data_of(data: Any, found: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file of weights says of its training data, whose fingerprint is given."""
+    drawn = data['source'] == 'procedural'
+    return {**found, 'set': data['name'], 'drawn': [data['seed'], data['size']] if drawn else []}
 
 
 def protocol_of(config: Any, split: str, step: int) -> dict[str, Any]:

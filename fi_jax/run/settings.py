@@ -14,20 +14,21 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+# Of this call and this machine, not of the run: the seed chooses holes and draws, so that runs can
+# be compared.
+HERE = ('seed', 'mesh', 'compile_cache', 'profile_steps')
 # What may differ from the config of the run: it asks other questions of the same networks.
 ASKED = (
     'data', 'eval', 'sample', 'predict', 'validate', 'guidance', 'landmark_source', 'predictor',
-    'seed', 'num_pictures', 'num_picture_samples', 'picture_holes', 'dtype', 'mesh',
-    'compile_cache', 'profile_steps',
+    'num_pictures', 'num_picture_samples', 'picture_holes', 'dtype', *HERE,
 )  # fmt: skip
-# Of config.data: how a run sees photos. All else says which photos they are, and changes as one:
+# Of config.data: how a run sees photos. All else goes with a set of photos, and changes with it:
 # the landmarks of one set are not those of another.
 SEEN = (
-    'val_share', 'test_share', 'flip', 'hull', 'max_bad_share', 'num_threads', 'augment', 'holes',
-    'bent_holes',
+    'val_share', 'test_share', 'flip', 'hull', 'labels', 'max_bad_share', 'num_threads', 'augment',
+    'holes', 'bent_holes',
 )  # fmt: skip
-# Of the rest: what goes with a set, and does not name one.
-WITH = ('landmarks', 'identities', 'length', 'size', 'seed')
+NAMES = ('source', 'path', 'name', 'data_dir', 'sets')  # of config.data: which set it is
 
 
 def settings_of(config: Any) -> dict[str, Any]:
@@ -79,9 +80,9 @@ def opened(
     """The config under which a run is opened: its own, with what is asked in place of what was.
 
     own: the settings of the run. asked: a config; of its sections `ASKED`, those fields that
-    `given` names by dotted path take the place of the run's, or all where given is None. The seed,
-    which chooses holes and draws, is always the one that is asked for. A data set is taken whole:
-    where `given` names one (data.source, data.path, ...), all that tells which photos is as asked.
+    `given` names by dotted path take the place of the run's, or all where given is None; those of
+    `HERE` always do. A data set is taken whole: where `given` names one (data.source, data.path,
+    ...), all that tells which photos is as asked.
     """
     now = settings_of(asked) if asked is not None else {}
     out = completed(own, defaults(own) or now)
@@ -89,9 +90,10 @@ def opened(
     if given is None:
         paths = {path for path in fields if is_asked(path)}
     else:
-        paths = {path for path in given if is_asked(path)} | {'seed'} & fields.keys()
+        paths = {path for path in given if is_asked(path)}
+        paths |= {path for path in fields if path.partition('.')[0] in HERE}
         of_set = {p for p in fields if p.startswith('data.') and p.split('.')[1] not in SEEN}
-        if any(p in of_set and p.split('.')[1] not in WITH for p in paths):
+        if paths & {f'data.{name}' for name in NAMES}:
             paths |= of_set
     for path in paths & fields.keys():
         *heads, last = path.split('.')
