@@ -8,6 +8,7 @@ import sys
 # command -> (module, what it does). A module's main(arguments) returns the exit code; the commands
 # of fi_jax.main are its modes.
 COMMANDS = {
+    'inpaint': ('fi_jax.photo.command', 'complete the holes of photos: PHOTO... --hole HOLE'),
     'train': ('fi_jax.main', 'train a run, or go on with it: --config=NAME --workdir=RUN'),
     'eval': ('fi_jax.main', 'score a run or folders of images, compare runs'),
     'sample': ('fi_jax.main', "draw completions of a source's faces"),
@@ -31,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
         print('fi-jax COMMAND ...\n')
         for name, (_, what) in COMMANDS.items():
             print(f'    {name:10s} {what}')
-        print('\nfi-jax COMMAND --help lists its flags (of the first five: --helpshort).')
+        print('\nfi-jax COMMAND --help lists its flags (of those of fi_jax.main: --helpshort).')
         return 0
     if command not in COMMANDS:
         print(f'error: fi-jax {command}: unknown; see fi-jax --help', file=sys.stderr)

@@ -26,9 +26,10 @@ from PIL import Image
 from fi_jax import features, rng
 from fi_jax import landmarks as lm
 from fi_jax.input_pipeline import alignment
+from fi_jax.methods import make_method
 from fi_jax.photo import blending, finding
 from fi_jax.photo.reading import ImageLike, Photo, read_hole, read_photo
-from fi_jax.pretrained import Weights, open_weights
+from fi_jax.pretrained import Weights, open_weights, shipped
 from fi_jax.run.folder import load_predictor
 from fi_jax.state import bind_ema, example_batch
 
@@ -78,34 +79,62 @@ class Crop:
 
 
 @dataclass(frozen=True)
+class Part:
+    """One face of a photo, and what was drawn for the missing pixels that are its own.
+
+    hole (H,W) bool; landmarks (N,68,2) float32, the points that led each sample, in photo pixels;
+    completed (N,res,res,3) uint8, what the network drew in its square.
+    """
+
+    face: Face
+    crop: Crop
+    hole: np.ndarray
+    landmarks: np.ndarray
+    completed: np.ndarray
+
+
+@dataclass(frozen=True)
 class Result:
     """Completions of one photo.
 
-    images: N PIL pictures of the photo's own size and mode. landmarks (N,68,2) float32: the points
-    that led each, in photo pixels. uncertainty (H,W) float32: how far the completions differ, the
-    standard deviation over them in grey levels, 0 outside the hole. seed: with the same photo,
-    hole and settings it draws the same again. notes: what a person should know, in sentences.
+    images: N PIL pictures of the photo's own size and mode. uncertainty (H,W) float32: how far they
+    differ, the standard deviation over them in grey levels, 0 outside the hole. parts: the faces
+    that were completed, the one with most of the hole first; face, crop and landmarks (N,68,2) are
+    of that one. seed: with the same photo, hole and settings it draws the same again. notes: what a
+    person should know, in sentences.
     """
 
     photo: Photo
     hole: np.ndarray
-    face: Face
-    crop: Crop
     seed: int
-    landmarks: np.ndarray
-    completed: np.ndarray  # (N,res,res,3) uint8, in the crop
+    parts: tuple[Part, ...]
     notes: tuple[str, ...]
 
     def __len__(self) -> int:
-        return len(self.completed)
+        return len(self.parts[0].completed)
 
-    def image(self, k: int) -> Image.Image:
-        """Completion k in the photo; made anew at each call, which spares memory."""
-        return self.photo.image(self.pixels(k))
+    @property
+    def face(self) -> Face:
+        return self.parts[0].face
+
+    @property
+    def crop(self) -> Crop:
+        return self.parts[0].crop
+
+    @property
+    def landmarks(self) -> np.ndarray:
+        return self.parts[0].landmarks
 
     def pixels(self, k: int) -> np.ndarray:
         """Completion k in the photo, (H,W,3) uint8."""
-        return blending.paste(self.completed[k], self.photo.pixels, self.hole, self.crop.to_photo)
+        out = self._base.copy()
+        for part in self.parts:
+            blending.paste(part.completed[k], out, part.hole, self.hole, part.crop.to_photo)
+        return out
+
+    def image(self, k: int) -> Image.Image:
+        """Completion k as a picture; drawn anew at each call, which spares memory."""
+        return self.photo.image(self.pixels(k))
 
     @functools.cached_property
     def images(self) -> list[Image.Image]:
@@ -113,8 +142,21 @@ class Result:
 
     @functools.cached_property
     def uncertainty(self) -> np.ndarray:
-        spread = self.completed.astype(np.float32).std(0).mean(-1)
-        return blending.lay(spread, self.photo.size, self.crop.to_photo) * self.hole
+        out = np.zeros(self.hole.shape, np.float32)
+        for part in self.parts:
+            spread = part.completed.astype(np.float32).std(0).mean(-1)
+            laid = blending.lay(spread, out.shape, part.crop.to_photo)
+            out[part.hole] = np.maximum(laid[part.hole], 0)
+        return out
+
+    @functools.cached_property
+    def _base(self) -> np.ndarray:
+        """The photo, with what of the hole is no face's filled from around."""
+        rest = self.hole & ~np.logical_or.reduce([part.hole for part in self.parts])
+        out = self.photo.pixels
+        if rest.any():
+            blending.smooth(out := out.copy(), rest, self.hole)
+        return out
 
 
 class Restorer:
@@ -175,9 +217,10 @@ class Restorer:
                 photo itself shows what is missing.
             num_samples: 1 to 64.
             seed: 0 to 2**32 - 1.
-            landmarks: (68,2) photo pixels that lead all samples; None: predicted.
+            landmarks: (68,2) photo pixels that lead all samples of one face; None: predicted. With
+                a `face` of `find` as well, the crop stays that face's.
             face: one of `find`, or its box (left, top, right, bottom) in photo pixels, from brow to
-                chin and ear to ear; None: the face that the hole is of.
+                chin and ear to ear; None: the faces that the hole is of, each in turn.
             structure: how far the landmarks differ between samples; 0 all alike, 1 as drawn.
             appearance: how far all else differs; 0 all alike, 1 as drawn.
             keep: the sample of this seed that the others stay near to where structure or appearance
@@ -194,38 +237,46 @@ class Restorer:
         photo = photo if isinstance(photo, Photo) else read_photo(photo)
         missing = read_hole(hole, photo)
         _check(num_samples, seed, keep, structure=structure, appearance=appearance)
-        found = self._face_of(photo, missing, landmarks, face)
-        crop = Crop(alignment.invert(alignment.to_canonical(found.landmarks, self.res)), self.res)
-        pixels, covered = blending.cut(photo.pixels, missing, crop.to_photo, self.res)
-        if landmarks is None:
-            points = self._shapes(pixels, covered, seed, num_samples, keep, structure)
+        _check_settings(guidance, steps)
+        faces = self._faces_of(photo, missing, landmarks, face)
+        if len(faces) == 1:
+            owner, order = np.where(missing, 0, -1), [0]
         else:
-            points = np.stack([alignment.apply(crop.to_crop, found.landmarks)] * num_samples)
+            owner, order = finding.owners(missing, faces)
         draw = self._draw(guidance, steps)
         numbers = np.arange(num_samples, dtype=np.int32)
         # The kept sample is its own, however near the others are.
         share = np.where(numbers == (keep or 0), 1.0, appearance).astype(np.float32)
-        completed = []
-        for first in range(0, num_samples, CHUNK):
-            if on_progress:
-                on_progress(first, num_samples)
-            rows = slice(first, first + CHUNK)
-            batch = self._batch(
-                np.repeat(pixels[None], CHUNK, 0),
-                np.repeat(covered[None], CHUNK, 0),
-                _filled(points[rows], CHUNK),
+        parts: list[Part] = []
+        for number, one in enumerate(order):
+            crop = Crop(
+                alignment.invert(alignment.to_canonical(faces[one].landmarks, self.res)), self.res
             )
-            which = _filled(numbers[rows], CHUNK), _filled(share[rows], CHUNK)
-            drawn = draw(self._weights.nets, batch, np.uint32(seed), np.int32(keep or 0), *which)
-            completed.append(np.asarray(drawn)[: len(points[rows])])
+            pixels, covered = blending.cut(photo.pixels, missing, crop.to_photo, self.res)
+            if landmarks is None:
+                points = self._shapes(pixels, covered, seed, number, num_samples, keep, structure)
+            else:
+                told = lm.validate(landmarks).astype(np.float32)
+                points = np.stack([alignment.apply(crop.to_crop, told)] * num_samples)
+            completed = []
+            for first in range(0, num_samples, CHUNK):
+                if on_progress:
+                    on_progress(number * num_samples + first, len(order) * num_samples)
+                rows = slice(first, first + CHUNK)
+                batch = self._batch(
+                    np.repeat(pixels[None], CHUNK, 0),
+                    np.repeat(covered[None], CHUNK, 0),
+                    _filled(points[rows], CHUNK),
+                )
+                which = _filled(numbers[rows], CHUNK), _filled(share[rows], CHUNK)
+                stream = np.uint32(seed), np.uint32(number), np.int32(keep or 0)
+                drawn = draw(self._weights.nets, batch, *stream, *which)
+                completed.append(np.asarray(drawn)[: len(points[rows])])
+            led = np.stack([alignment.apply(crop.to_photo, p) for p in points])
+            parts.append(Part(faces[one], crop, owner == one, led, np.concatenate(completed)))
         if on_progress:
-            on_progress(num_samples, num_samples)
-        return Result(
-            photo, missing, found, crop, seed,
-            np.stack([alignment.apply(crop.to_photo, p) for p in points]),
-            np.concatenate(completed),
-            (*photo.notes, *_notes(missing, covered, crop)),
-        )  # fmt: skip
+            on_progress(len(order) * num_samples, len(order) * num_samples)
+        return Result(photo, missing, seed, tuple(parts), (*photo.notes, *_notes(missing, parts)))
 
     # -------------------------------------------------------------------------------- answers
 
@@ -237,55 +288,61 @@ class Restorer:
         for first in range(0, len(images), PREDICTED):
             rows = slice(first, first + PREDICTED)
             batch = self._batch(_filled(images[rows], PREDICTED), _filled(holes[rows], PREDICTED))
-            out = self._points(nets, batch, np.uint32(0), none)
+            out = self._points(nets, batch, np.uint32(0), np.uint32(0), none)
             points.append(np.asarray(out['points'])[: len(images[rows])])
             sigma.append(np.asarray(out['sigma'])[: len(images[rows])])
         return np.concatenate(points), np.concatenate(sigma)
 
-    def _face_of(
+    def _faces_of(
         self,
         photo: Photo,
         missing: np.ndarray,
         landmarks: np.ndarray | None,
         face: Face | Sequence[float] | None,
-    ) -> Face:
-        """The face to complete, by what the caller knows of it."""
-        if landmarks is not None:
-            points = lm.validate(landmarks).astype(np.float32)
-            return Face(finding.box_of(points), points, 1.0)
+    ) -> list[Face]:
+        """The faces to complete, by what the caller knows of them."""
         if isinstance(face, Face):
-            return face
+            return [_checked(face, photo)]
         if face is not None:
-            start = finding.mean_face(tuple(map(float, face)))  # type: ignore[arg-type]
+            start = [_checked(Face.of(finding.mean_face(face)), photo).landmarks]
             return finding.settle(photo.pixels, missing, start, self.predict, self.res)
+        if landmarks is not None:
+            return [_checked(Face.of(lm.validate(landmarks).astype(np.float32)), photo)]
         faces = finding.find(photo.pixels, missing, self.predict, self.res)
+        if faces and not finding.owners(missing, faces)[1]:
+            raise NoFaceFound(
+                f'hole: it is of no face; the nearest has its box at {_rounded(faces[0].box)}. '
+                'What is not of a face this network cannot draw'
+            )
         if not faces:
             raise NoFaceFound(
-                'photo: no face found near the hole; give its box, face=(left, top, right, bottom)'
+                'photo: no face found; give its box, face=(left, top, right, bottom) in photo '
+                'pixels, from brow to chin and ear to ear'
             )
-        return faces[0]
+        return [faces[i] for i in finding.owners(missing, faces)[1]]
 
     def _shapes(
         self,
         pixels: np.ndarray,
         covered: np.ndarray,
         seed: int,
+        number: int,
         num_samples: int,
         keep: int | None,
         structure: float,
     ) -> np.ndarray:
         """Landmarks (N,68,2) of the crop that lead each sample."""
         nets = self._predictor.nets
-        numbers = (
-            np.arange(num_samples) if keep is None else np.append(np.arange(num_samples), keep)
-        )
+        numbers = np.arange(num_samples, dtype=np.int32)
+        numbers = numbers if keep is None else np.append(numbers, np.int32(keep))
         drawn, likely = [], None
         for first in range(0, len(numbers), PREDICTED):
-            rows = numbers[first : first + PREDICTED].astype(np.int32)
+            rows = numbers[first : first + PREDICTED]
             batch = self._batch(
                 np.repeat(pixels[None], PREDICTED, 0), np.repeat(covered[None], PREDICTED, 0)
             )
-            out = self._points(nets, batch, np.uint32(seed), _filled(rows, PREDICTED))
+            stream = np.uint32(seed), np.uint32(number)
+            out = self._points(nets, batch, *stream, _filled(rows, PREDICTED))
             drawn.append(np.asarray(out['samples'])[: len(rows), 0])
             likely = np.asarray(out['points'])[0]
         shapes = np.concatenate(drawn)
@@ -303,42 +360,52 @@ class Restorer:
         return batch
 
     def _predict(
-        self, nets: Any, batch: features.Batch, seed: jax.Array, numbers: jax.Array
+        self, nets: Any, batch: features.Batch, seed: jax.Array, face: jax.Array, numbers: jax.Array
     ) -> dict[str, jax.Array]:
         method = self._predictor.method
         assert method.predictor is not None
-        keys = _keys(seed, 'structure', numbers)[:, None]
+        keys = _keys(seed, face, 'structure', numbers)[:, None]
         return method.predictor.predict(bind_ema(method, nets), features.prepare(batch), keys)
 
     def _draw(self, guidance: float | None, steps: int | None) -> Callable[..., jax.Array]:
         """The compiled sampler of some settings."""
         key = guidance, steps
         if key not in self._compiled:
-            sample = self._weights.method.sample
             method = self._weights.method
+            if key != (None, None):
+                config = self.config.copy_and_resolve_references()
+                config.guidance = config.guidance if guidance is None else guidance
+                if steps is not None:
+                    if 'steps' not in config.sample:
+                        raise ValueError(f'steps={steps}: {config.method} draws in one; leave it')
+                    config.sample.steps = steps
+                method = make_method(config)
 
             def draw(
-                nets: Any, batch: features.Batch, seed: jax.Array, keep: jax.Array,
-                numbers: jax.Array, share: jax.Array,
+                nets: Any, batch: features.Batch, seed: jax.Array, face: jax.Array,
+                keep: jax.Array, numbers: jax.Array, share: jax.Array,
             ) -> jax.Array:  # fmt: skip
-                assert sample is not None
-                own = _keys(seed, 'appearance', numbers)
-                kept = _keys(seed, 'appearance', jnp.full_like(numbers, keep))
+                own = _keys(seed, face, 'appearance', numbers)
+                kept = _keys(seed, face, 'appearance', jnp.full_like(numbers, keep))
+                assert method.sample is not None
                 keys = rng.Mixed(own, kept, share)
-                out = sample(bind_ema(method, nets), features.prepare(batch), keys)
+                out = method.sample(bind_ema(method, nets), features.prepare(batch), keys)
                 return features.to_uint8(out['image'])
 
             self._compiled[key] = jax.jit(draw)
         return self._compiled[key]
 
 
-def load(source: str | Path, predictor: str | Path = '') -> Restorer:
+def load(source: str | Path = '', predictor: str | Path = '') -> Restorer:
     """A restorer of exported weights, by their name or file, or of a run folder.
 
-    predictor: the run or file of a landmark predictor; '' takes the one inside the file, else the
-    one that the run's config names. Raises FileNotFoundError or ValueError that name what is not
-    there or does not fit.
+    source: '' takes the first of the weights that come with the package. predictor: the run or file
+    of a landmark predictor; '' takes the one inside the file, else the one that the run's config
+    names. Raises FileNotFoundError or ValueError that name what is not there or does not fit.
     """
+    if not source and not shipped.SHIPPED:
+        raise ValueError('weights: none come with this package; give a file of weights or a run')
+    source = source or next(iter(shipped.SHIPPED))
     # Here the caller predicts the landmarks, draws their shapes and moves them.
     weights = open_weights(source, ConfigDict({'landmark_source': 'user'}), field='weights')
     reader = weights.predictor
@@ -360,20 +427,56 @@ def _check(num_samples: int, seed: int, keep: int | None, **amounts: float) -> N
             raise ValueError(f'{name}={value}: choose 0 to 1')
 
 
-def _notes(missing: np.ndarray, covered: np.ndarray, crop: Crop) -> tuple[str, ...]:
+def _check_settings(guidance: float | None, steps: int | None) -> None:
+    if guidance is not None and not 0 <= guidance <= 10:
+        raise ValueError(f'guidance={guidance}: choose 0 to 10')
+    if steps is not None and not 1 <= steps <= 1000:
+        raise ValueError(f'steps={steps}: choose 1 to 1000')
+
+
+def _notes(missing: np.ndarray, parts: list[Part]) -> list[str]:
     """What a person should know of a completion."""
     notes = []
-    if crop.factor > 1.5:
+    if (softest := max(part.crop.factor for part in parts)) > 1.5:
+        crop = next(part.crop for part in parts if part.crop.factor == softest)
         notes.append(
             f'the network draws {crop.res} pixels across {crop.side:.0f} of the photo: inside the '
-            f'hole it is {crop.factor:.1f} times softer than the photo'
+            f'hole the photo is {softest:.1f} times coarser than around it'
         )
-    return tuple(notes)
+    total = int(missing.sum())
+    beyond = total - sum(int(blending.within(p.hole, p.crop.to_photo, p.crop.res)) for p in parts)
+    if beyond > 0.02 * total:
+        notes.append(
+            f'{beyond / total:.0%} of the hole lies beyond what the network sees of a face; that '
+            'is filled from around, smoothly'
+        )
+    if total > 0.6 * missing.size:
+        notes.append(f'{total / missing.size:.0%} of the photo is missing; is the hole inverted?')
+    return notes
 
 
-def _keys(seed: jax.Array, stream: str, numbers: jax.Array) -> jax.Array:
-    """Keys (N,); each depends on (seed, stream, number) alone."""
-    key = jax.random.fold_in(jax.random.key(seed), STREAMS[stream])
+def _checked(face: Face, photo: Photo) -> Face:
+    """The face, if its square is of a size and place that a photo can have; else ValueError."""
+    x, y, side = face.square
+    height, width = photo.size
+    if not side > 2:
+        raise ValueError('landmarks: they lie on one spot, which is no face')
+    if side > 4 * max(height, width) or not (
+        -side < x < width + side and -side < y < height + side
+    ):
+        raise ValueError(
+            f'face: its square, of side {side:.0f} at {x:.0f},{y:.0f}, is beyond the photo'
+        )
+    return face
+
+
+def _rounded(box: Sequence[float]) -> tuple[int, ...]:
+    return tuple(round(x) for x in box)
+
+
+def _keys(seed: jax.Array, face: jax.Array, stream: str, numbers: jax.Array) -> jax.Array:
+    """Keys (N,); each depends on (seed, which face, stream, number) alone."""
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), face), STREAMS[stream])
     return jax.vmap(lambda k: jax.random.fold_in(key, k))(numbers)
 
 

@@ -105,7 +105,7 @@ def test_the_input_pipeline_touches_no_device(name):
         ('tensorflow', set()),
         ('tensorboard', set()),
         ('torch', set()),
-        ('skimage', set()),
+        ('skimage', {'fi_jax/photo/finding.py'}),
         ('pickle', set()),
     ],
 )

@@ -39,31 +39,50 @@ def cut(
     return look(pixels), covered
 
 
-def lay(image: np.ndarray, size: tuple[int, int], to_photo: np.ndarray) -> np.ndarray:
+def within(missing: np.ndarray, to_photo: np.ndarray, res: int) -> int:
+    """How many missing pixels of a photo lie in the square."""
+    y, x = np.nonzero(missing)
+    at = alignment.apply(alignment.invert(to_photo), np.stack([x, y], -1))
+    return int(((at > -0.5) & (at < res - 0.5)).all(-1).sum())
+
+
+def lay(image: np.ndarray, size: tuple[int, ...], to_photo: np.ndarray) -> np.ndarray:
     """An image of the square, (r,r) or (r,r,C), enlarged onto a photo of a size (H,W)."""
+    shrunk = 1 / float(np.hypot(*to_photo[:, 0]))
+    if shrunk > 1.2:  # smoothed, lest it alias
+        image = cv2.GaussianBlur(image, (0, 0), 0.5 * np.sqrt(shrunk**2 - 1))
     return cv2.warpAffine(
-        image, to_photo, size[::-1], flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
+        image, to_photo, size[1::-1], flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
     )
 
 
 def paste(
-    completed: np.ndarray, pixels: np.ndarray, missing: np.ndarray, to_photo: np.ndarray
-) -> np.ndarray:
-    """A completion (res,res,3) uint8 laid into the missing pixels of a photo, without a seam.
+    completed: np.ndarray,
+    pixels: np.ndarray,
+    part: np.ndarray,
+    missing: np.ndarray,
+    to_photo: np.ndarray,
+) -> None:
+    """Lays a completion (res,res,3) uint8 into a part of the missing pixels, without a seam.
 
     The square is enlarged, then moved by the smooth field (the membrane of Perez et al., 2003) that
-    makes it meet the photo's own pixels all around the hole. Where missing pixels lie beyond the
-    square, the same field alone fills them. All other pixels are the photo's, bit for bit.
+    makes it meet the photo's own pixels all around the hole; where missing pixels lie beyond the
+    square, the field alone fills them. All other pixels stay, bit for bit. pixels (H,W,3) uint8 is
+    changed in place; part and missing (H,W) bool.
     """
-    rows, columns = around(missing, 2)
-    hole, photo = missing[rows, columns], pixels[rows, columns]
+    rows, columns = around(part, 2)
+    photo, hole, own = pixels[rows, columns], missing[rows, columns], part[rows, columns]
     shift = np.array([[1, 0, -columns.start], [0, 1, -rows.start]], np.float64)
-    to_box = alignment.compose(shift, to_photo)
-    drawn = lay(completed.astype(np.float32), hole.shape, to_box)
-    filled = drawn + membrane(photo - drawn, hole)
-    out = pixels.copy()
-    out[rows, columns][hole] = np.clip(np.rint(filled[hole]), 0, 255).astype(np.uint8)
-    return out
+    drawn = lay(completed.astype(np.float32), hole.shape, alignment.compose(shift, to_photo))
+    drawn += membrane(photo - drawn, hole)
+    photo[own] = np.clip(np.rint(drawn[own]), 0, 255).astype(np.uint8)
+
+
+def smooth(pixels: np.ndarray, part: np.ndarray, missing: np.ndarray) -> None:
+    """Fills a part of the missing pixels from around, smoothly, in place; as `paste`."""
+    rows, columns = around(part, 2)
+    photo, hole, own = pixels[rows, columns], missing[rows, columns], part[rows, columns]
+    photo[own] = np.rint(membrane(photo.astype(np.float32), hole)[own]).astype(np.uint8)
 
 
 def around(missing: np.ndarray, margin: int) -> Box:

@@ -1,10 +1,18 @@
-"""Faces of a photo, with or without a hole in it."""
+"""Faces of a photo, with or without a hole in it.
+
+A cascade of local binary patterns (scikit-image's) proposes boxes, in the photo with its hole
+filled; where it has none for the hole, squares around the hole are tried. What a proposal is worth
+says the landmark predictor, which knows damaged faces, and how sure it is of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
+import cv2
 import numpy as np
 
 from fi_jax import landmarks as lm
@@ -15,7 +23,12 @@ from fi_jax.photo import blending
 Predict = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
-ROUNDS = 3
+SEARCHED = 640  # longer side of what is searched, pixels; a face of 40 is found
+SURE = 0.5  # a score above this is a face
+_ROUNDS = 3
+_MOST = 24  # proposals that are read
+# The square of the canonical frame about a box of the cascade, in its sides; measured on photos.
+_SIDE, _UP = 1.71, 0.14
 
 
 class NoFaceFound(ValueError):
@@ -28,18 +41,25 @@ class Face:
 
     box: Box
     landmarks: np.ndarray
-    score: float
+    score: float = 1.0
+
+    @classmethod
+    def of(cls, points: np.ndarray, score: float = 1.0) -> Face:
+        (left, top), (right, bottom) = points.min(0), points.max(0)
+        return cls((float(left), float(top), float(right), float(bottom)), points, score)
+
+    @functools.cached_property
+    def square(self) -> tuple[float, float, float]:
+        """Centre x, y and side of the square that the network sees, photo pixels."""
+        to_photo = alignment.invert(alignment.to_canonical(self.landmarks, 2))
+        x, y = to_photo[:, :2].sum(1) * 0.5 + to_photo[:, 2]
+        return float(x), float(y), 2 * float(np.hypot(*to_photo[:, 0]))
 
 
-def box_of(points: np.ndarray) -> Box:
-    """The box of landmarks."""
-    (left, top), (right, bottom) = points.min(0), points.max(0)
-    return float(left), float(top), float(right), float(bottom)
-
-
-def mean_face(box: Box) -> np.ndarray:
+def mean_face(box: Iterable[float]) -> np.ndarray:
     """The mean face laid into a box, (68,2); ValueError where the box is none."""
-    left, top, right, bottom = box
+    box = tuple(map(float, box))
+    left, top, right, bottom = box if len(box) == 4 else (0.0,) * 4
     if not (right > left and bottom > top and np.isfinite(box).all()):
         raise ValueError(f'face={box}: expected left, top, right, bottom in photo pixels')
     low, high = lm.MEAN_SHAPE.min(0), lm.MEAN_SHAPE.max(0)
@@ -48,27 +68,170 @@ def mean_face(box: Box) -> np.ndarray:
     return ((lm.MEAN_SHAPE - (low + high) / 2) * scale + centre).astype(np.float32)
 
 
+def in_square(x: float, y: float, side: float) -> np.ndarray:
+    """The mean face in an upright square of a centre and side, (68,2)."""
+    return ((lm.MEAN_SHAPE - 0.5) * side + (x, y)).astype(np.float32)
+
+
 def settle(
-    pixels: np.ndarray, missing: np.ndarray, start: np.ndarray, predict: Predict, res: int
-) -> Face:
-    """The face nearest to a first guess of its landmarks (68,2) in photo pixels.
+    pixels: np.ndarray,
+    missing: np.ndarray,
+    starts: list[np.ndarray],
+    predict: Predict,
+    res: int,
+    rounds: int = _ROUNDS,
+) -> list[Face]:
+    """The faces nearest to first guesses of their landmarks, (68,2) each, in photo pixels.
 
     Cut by the guess, read, cut anew by what was read, until the frame is the face's own.
     """
-    points = start
-    for _ in range(ROUNDS):
-        to_photo = alignment.invert(alignment.to_canonical(points, res))
-        crop, hole = blending.cut(pixels, missing, to_photo, res)
-        read, sigma = predict(crop[None], hole[None])
-        points = alignment.apply(to_photo, read[0])
-    eyes = float(np.linalg.norm(read[0][45] - read[0][36]))
-    return Face(box_of(points), points, float(np.exp(-np.median(sigma) / max(eyes, 1e-3) / 0.1)))
+    faces = [Face.of(points) for points in starts]
+    for _ in range(rounds if faces else 0):
+        frames = [alignment.invert(alignment.to_canonical(f.landmarks, res)) for f in faces]
+        cuts = [blending.cut(pixels, missing, frame, res) for frame in frames]
+        crops, holes = (np.stack(x) for x in zip(*cuts, strict=True))
+        points, sigma = predict(crops, holes)
+        faces = [
+            Face.of(alignment.apply(frame, p), _score(p, s, h))
+            for frame, p, s, h in zip(frames, points, sigma, holes, strict=True)
+        ]
+    return faces
+
+
+def _score(points: np.ndarray, sigma: np.ndarray, hole: np.ndarray) -> float:
+    """How sure the predictor is: 1/2 where its deviation is a tenth of the eyes' distance."""
+    eyes = float(np.linalg.norm(points[45] - points[36]))
+    return float(2 ** -(np.median(sigma) / max(eyes, 1e-3) / 0.1))
 
 
 def find(pixels: np.ndarray, missing: np.ndarray, predict: Predict, res: int) -> list[Face]:
-    """Faces, those that the hole is of first, then the larger ones."""
-    height, width = missing.shape
-    side = min(height, width)
-    centre = (width / 2, height / 2)
-    box = (centre[0] - side / 4, centre[1] - side / 4, centre[0] + side / 4, centre[1] + side / 4)
-    return [settle(pixels, missing, mean_face(box), predict, res)]
+    """Faces of a photo (H,W,3) with missing pixels (H,W) bool: those the hole is of, then by size.
+
+    Faces that lie on their side, or upside down, are looked for where none is upright.
+    """
+    scale = min(1.0, SEARCHED / max(missing.shape))
+    size = [max(1, round(n * scale)) for n in missing.shape[::-1]]
+    small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    hole = cv2.resize(missing.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0
+    filled = (
+        cv2.inpaint(small, hole.astype(np.uint8), 3, cv2.INPAINT_TELEA) if hole.any() else small
+    )
+    look = functools.partial(settle, small, hole, predict=predict, res=res)
+    faces: list[Face] = []
+    for turns in range(4):
+        starts = [_turned(p, turns, hole.shape) for p in _proposals(np.rot90(filled, turns))]
+        faces = _distinct(f for f in look(starts[:_MOST]) if f.score > SURE)
+        if faces:
+            break
+    if hole.any() and not owners(hole, faces)[1]:
+        faces = _distinct([*faces, *(f for f in look(_around(hole, look)) if f.score > SURE)])
+    order = owners(hole, faces)[1]
+    rest = sorted(set(range(len(faces))) - set(order), key=lambda i: -faces[i].square[2])
+    to_photo = alignment.invert(
+        np.array([[scale, 0, scale / 2 - 0.5], [0, scale, scale / 2 - 0.5]], np.float64)
+    )
+    return [
+        Face.of(alignment.apply(to_photo, faces[i].landmarks), faces[i].score)
+        for i in [*order, *rest]
+    ]
+
+
+def owners(missing: np.ndarray, faces: list[Face]) -> tuple[np.ndarray, list[int]]:
+    """Whose each missing pixel is, (H,W) int8, and the faces that own some, most first.
+
+    -1 where nothing is missing, or no face is near. A connected piece of the hole goes to the
+    nearest face, in sides of the faces' squares; one that reaches into several is shared out.
+    """
+    h, w = missing.shape
+    owner = np.full((h, w), -1, np.int8)
+    if not faces or not missing.any():
+        return owner, []
+    scale = max(1, max(h, w) // 400)
+    size = (-(-w // scale), -(-h // scale))
+    small = cv2.resize(missing.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0
+    y, x = np.mgrid[: size[1], : size[0]].astype(np.float32)
+    away = np.stack([
+        np.hypot((x + 0.5) * w / size[0] - cx, (y + 0.5) * h / size[1] - cy) / side
+        for cx, cy, side in (f.square for f in faces)
+    ])  # fmt: skip
+    nearest = away.argmin(0)
+    count, pieces = cv2.connectedComponents(small.astype(np.uint8))
+    of = np.full(small.shape, -1, np.int8)
+    for number in range(1, count):
+        piece = pieces == number
+        reached = away[:, piece].min(1)
+        if reached.min() > 0.5:
+            continue
+        inside = np.flatnonzero(reached < 0.25)
+        if len(inside) > 1:
+            of[piece] = inside[away[inside][:, piece].argmin(0)]
+        else:
+            of[piece] = nearest[piece][away.min(0)[piece].argmin()]
+    owner = cv2.resize(of, (w, h), interpolation=cv2.INTER_NEAREST)
+    owner[~missing] = -1
+    counts = np.bincount(owner[owner >= 0], minlength=len(faces))
+    return owner, [int(i) for i in np.argsort(-counts, kind='stable') if counts[i]]
+
+
+@functools.cache
+def _cascade() -> Any:
+    from skimage import data, feature  # a second, and needed only where a face is looked for
+
+    return feature.Cascade(data.lbp_frontal_face_cascade_filename())
+
+
+def _proposals(image: np.ndarray) -> list[np.ndarray]:
+    """First guesses of the landmarks of upright faces in an image, the larger first."""
+    longer = max(image.shape[:2])
+    if longer < 24:
+        return []
+    times = max(1.0, 320 / longer)  # the cascade knows faces of 24 pixels and more
+    image = np.ascontiguousarray(image)
+    if times > 1:
+        image = cv2.resize(image, None, fx=times, fy=times, interpolation=cv2.INTER_CUBIC)
+    boxes = _cascade().detect_multi_scale(
+        img=image, scale_factor=1.15, step_ratio=1, min_size=(32, 32),
+        max_size=image.shape[:2], min_neighbor_number=2,
+    )  # fmt: skip
+    found = []
+    for box in sorted(boxes, key=lambda b: -b['width']):
+        side = box['width']
+        x, y = box['c'] + side / 2, box['r'] + side / 2 - _UP * side
+        found.append(in_square(x / times, y / times, _SIDE * side / times))
+    return found
+
+
+def _turned(points: np.ndarray, turns: int, size: tuple[int, int]) -> np.ndarray:
+    """Points of np.rot90(image, turns) in the image of a size (H,W)."""
+    (h, w), (x, y) = size, points.T
+    ways = ((x, y), (w - 1 - y, x), (w - 1 - x, h - 1 - y), (y, h - 1 - x))
+    return np.stack(ways[turns], -1).astype(np.float32)
+
+
+def _around(hole: np.ndarray, look: Callable[..., list[Face]]) -> list[np.ndarray]:
+    """The most promising guesses of a face that a hole hides."""
+    rows, columns = blending.around(hole, 0)
+    x, y = (columns.start + columns.stop) / 2, (rows.start + rows.stop) / 2
+    extent = max(columns.stop - columns.start, rows.stop - rows.start)
+    shorter = min(hole.shape)
+    sides = [s for k in range(6) if 0.15 * shorter < (s := extent * 1.2 * 1.45**k) < 2.2 * shorter]
+    starts = [
+        in_square(x + dx * side, y + dy * side, side)
+        for side in sides or [1.5 * extent]
+        for dx in (-0.25, 0.0, 0.25)
+        for dy in (-0.3, -0.1, 0.1)
+    ]
+    read = look(starts, rounds=1)
+    best = np.argsort([-f.score for f in read], kind='stable')[:8]
+    return [read[i].landmarks for i in best]
+
+
+def _distinct(faces: Iterable[Face]) -> list[Face]:
+    """Of faces that overlap by more than a third of a side, the surest."""
+    kept: list[Face] = []
+    for face in sorted(faces, key=lambda f: -f.score):
+        x, y, side = face.square
+        others = (other.square for other in kept)
+        if all(np.hypot(x - u, y - v) > 0.35 * max(side, s) for u, v, s in others):
+            kept.append(face)
+    return kept

@@ -49,8 +49,9 @@ class Photo:
 def read_photo(photo: ImageLike | bytes, name: str = 'photo') -> Photo:
     """A PIL image, an array, a path or the bytes of a file -> a photo.
 
-    Arrays are (H,W), (H,W,1), (H,W,3) or (H,W,4), uint8 or uint16. Files are JPEG, PNG, WebP or
-    BMP. An orientation that EXIF tells is applied; 16 bits become 8; palettes and CMYK become RGB.
+    Arrays are (H,W), (H,W,1), (H,W,3) or (H,W,4), uint8 or uint16. Files are what
+    `records.decode` reads. An orientation that EXIF tells is applied; 16 bits become 8; palettes
+    and CMYK become RGB.
 
     Raises:
         BadImage: not an image, damaged, or above the limits of `records.decode`.
@@ -70,13 +71,13 @@ def read_photo(photo: ImageLike | bytes, name: str = 'photo') -> Photo:
     )
 
 
-def read_hole(hole: ImageLike | bytes, photo: Photo) -> np.ndarray:
+def read_hole(hole: ImageLike | bytes, photo: Photo, invert: bool = False) -> np.ndarray:
     """Where pixels of a photo are missing, (H,W) bool; white is missing.
 
     hole: 'alpha', the photo's transparent pixels, or 'white', its pure white ones; or a picture of
     the photo's size: PIL, array, path or bytes. Of a picture with 0 and 1 alone, 1 is missing; of
     any other, values above 127; transparent pixels are not. Pictures of another size but the same
-    shape are enlarged or reduced.
+    shape are enlarged or reduced. invert: all others are missing.
 
     Raises:
         ValueError: no pixel is missing, or all are; another shape; no alpha.
@@ -92,6 +93,7 @@ def read_hole(hole: ImageLike | bytes, photo: Photo) -> np.ndarray:
         missing = _missing(hole)
         if missing.shape != photo.size:
             missing = _fitted(missing, photo.size)
+    missing = missing != invert
     if not missing.any():
         raise ValueError('hole: no pixel of it is white, so nothing is missing; white = missing')
     if missing.all():

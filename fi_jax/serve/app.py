@@ -314,8 +314,8 @@ def _find(restorer: Any, photo: bytes, hole: bytes | None, box: Box | None) -> F
         found = restorer.find(read, hole)
     else:
         missing = np.zeros(read.size, bool) if hole is None else read_hole(hole, read)
-        start = finding.mean_face(box)
-        found = [finding.settle(read.pixels, missing, start, restorer.predict, restorer.res)]
+        starts = [finding.mean_face(box)]
+        found = finding.settle(read.pixels, missing, starts, restorer.predict, restorer.res)
     height, width = read.size
     return Faces(
         width=width,
