@@ -167,7 +167,7 @@ def owners(missing: np.ndarray, faces: list[Face]) -> tuple[np.ndarray, list[int
             of[piece] = inside[away[inside][:, piece].argmin(0)]
         else:
             of[piece] = nearest[piece][away.min(0)[piece].argmin()]
-    owner = cv2.resize(of, (w, h), interpolation=cv2.INTER_NEAREST)
+    owner = np.asarray(cv2.resize(of, (w, h), interpolation=cv2.INTER_NEAREST), np.int8)
     owner[~missing] = -1
     counts = np.bincount(owner[owner >= 0], minlength=len(faces))
     return owner, [int(i) for i in np.argsort(-counts, kind='stable') if counts[i]]
