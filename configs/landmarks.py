@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
-from configs import common
+from fi_jax.config import make
 
 SETTINGS = {
-    'method': 'landmarks',
-    'steps': ConfigDict({'landmarks': 6_000}),
+    'steps.landmarks': 6_000,
     'batch_size': 64,
     'optim.lr': 1e-3,
     'optim.b1': 0.9,
@@ -44,24 +43,14 @@ SETTINGS = {
     'eval.batch_size': 50,
 }
 TINY = {
-    'method': 'landmarks',
-    'steps': ConfigDict({'landmarks': 4}),
+    'steps.landmarks': 4,
     'picture_holes': 'mixture',
     'validate.num_samples': 20,
     'checkpoint.best': 'minus_nme',
     'eval.num_samples': 20,
 }
 
-PRESETS = {
-    'modern': {},
-    'lafin': {
-        'landmarks.net': 'lafin',
-        'landmarks.loss': 'l2norm',
-        'optim.lr': 5e-4,
-    },
-}
-
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """Arguments: tiny, res=64|128|256, preset=modern|lafin."""
-    return common.make(arg, SETTINGS, TINY, PRESETS)
+    return make(arg, 'landmarks', SETTINGS, TINY)

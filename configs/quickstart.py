@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
-from configs import common
+from fi_jax.config import make
 
 SETTINGS = {
     'steps.stage1': 500,
@@ -26,4 +26,4 @@ SETTINGS = {
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """Arguments: tiny, res=64|128|256, preset=modern|seed, ablate=NAME[+NAME]."""
-    return common.make(arg, SETTINGS, {'steps.stage1': 2, 'steps.stage2': 2})
+    return make(arg, 'keypoint', SETTINGS, {'steps.stage1': 2, 'steps.stage2': 2})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
-from configs import common
+from fi_jax.config import make
 
 # No critic here to chase: a faster rate, and momentum. The heavy KL teaches the nets to take from
 # the photo what the photo tells, tone and light, before z may carry more in stage 2.
@@ -23,4 +23,4 @@ SETTINGS = {
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """Arguments: tiny, res=64|128|256, preset=modern|seed, ablate=NAME[+NAME]."""
-    return common.make(arg, SETTINGS, {'steps.stage1': 4})
+    return make(arg, 'keypoint', SETTINGS, {'steps.stage1': 4})

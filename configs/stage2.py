@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
-from configs import common
+from fi_jax.config import make
 
 # The critics start later than what they judge.
 SETTINGS = {
@@ -20,4 +20,4 @@ SETTINGS = {
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """Arguments: tiny, res=64|128|256, preset=modern|seed, ablate=NAME[+NAME]."""
-    return common.make(arg, SETTINGS, {'steps.stage2': 4})
+    return make(arg, 'keypoint', SETTINGS, {'steps.stage2': 4})

@@ -29,9 +29,11 @@ FLAGS = flags.FLAGS
 MODES = ('train', 'eval', 'sample', 'predict', 'compile')
 OPENING = ('eval', 'sample', 'predict')  # modes that open a run by its own config
 OWN_CONFIG = Path(__file__).parent / 'run' / 'own_config.py'
-DEFAULTS = Path(__file__).parents[1] / 'configs' / 'quickstart.py'
 CONFIG = config_flags.DEFINE_config_file(
-    'config', None, 'A file in configs/, with its arguments after a colon.', lock_config=True
+    'config',
+    None,
+    'A name or file of configs/, with its arguments after a colon.',
+    lock_config=True,
 )
 WORKDIR = flags.DEFINE_string('workdir', None, 'The run folder: made, or resumed.')
 MODE = flags.DEFINE_enum('mode', 'train', MODES, 'What to do with the run.')
@@ -186,18 +188,24 @@ def log_to(path: Path) -> None:
 
 def parse_flags(argv: list[str]) -> list[str]:
     """Flags as absl reads them; ends with 1 and one line, not a traceback, on a wrong one."""
+    from fi_jax.config import find
+
     for arg in argv:
-        path = arg.removeprefix('--config=').partition(':')[0]
-        if arg.startswith('--config=') and not Path(path).is_file():
-            print(f'error: --config={path}: no such file; see configs/', file=sys.stderr)
-            sys.exit(1)
+        if arg.startswith('--config='):
+            name, colon, given = arg.removeprefix('--config=').partition(':')
+            try:
+                found = f'--config={find(name)}{colon}{given}'
+            except FileNotFoundError as error:
+                print(f'error: {error}', file=sys.stderr)
+                sys.exit(1)
+            argv = [found if a is arg else a for a in argv]
     elsewhere = any(arg.startswith(('--compare', '--samples_dir')) for arg in argv)
     if not any(arg.startswith('--config=') for arg in argv):
         own = [x for name in ('--checkpoint=', '--workdir=') for x in argv if x.startswith(name)]
         mode = next((x[7:] for x in argv if x.startswith('--mode=')), FLAGS['mode'].default)
         if elsewhere:
             # Nothing is trained: of a config, only its section eval is read.
-            argv = [argv[0], f'--config={DEFAULTS}', *argv[1:]]
+            argv = [argv[0], f'--config={find("quickstart")}', *argv[1:]]
         elif own and mode in OPENING:
             argv = [argv[0], f'--config={OWN_CONFIG}:{own[0].partition("=")[2]}', *argv[1:]]
     try:

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from configs import common
 from fi_jax import losses, rng
+from fi_jax.config import make as make_config
 from fi_jax.features import Batch
-from fi_jax.methods import Method, Nets, Phase
+from fi_jax.methods import Method, Nets, Phase, Settings
 from fi_jax.rng import Keys
 
 
@@ -50,9 +50,9 @@ def make(config: Any) -> Method:
     )
 
 
+SETTINGS = Settings(lambda res: {'steps': {'train': 0}, 'nets': {'width': 8}}, fixed=('nets',))
+
+
 def get_config(arg: str | None = None) -> ConfigDict:
-    config = common.make(arg, {}, {})
-    config.method = 'tests.masked_autoencoder'
-    config.steps = ConfigDict({'train': 6})
-    config.nets = ConfigDict({'width': 8})
-    return config
+    steps = {'steps.train': 6}
+    return make_config(arg, 'tests.masked_autoencoder', steps, steps)

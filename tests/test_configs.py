@@ -1,20 +1,28 @@
 """Configs: every ablation of every config, presets, strict arguments, refusals."""
 
 import itertools
+import os
+import shutil
+import subprocess
 import sys
+import zipfile
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
-from configs import ablations, common, landmarks, quickstart, stage1, stage2
+from configs import landmarks, quickstart, stage1, stage2
+from fi_jax import config as common
 from fi_jax import features
 from fi_jax.methods import make_method
+from fi_jax.methods.keypoint_settings import ABLATIONS, PRESETS
 from fi_jax.optim import make_optimizers
+from fi_jax.run.resume import stage_plan
 from fi_jax.state import bind, example_batch, init_state
 from fi_jax.steps import make_train_step
-from fi_jax.train import stage_plan
 
+ALL_ABLATIONS = {**ABLATIONS, **common.GENERAL}
 CONFIGS = {'stage1': stage1, 'stage2': stage2, 'quickstart': quickstart}
 
 
@@ -25,20 +33,20 @@ def get(config, **args):
 # ------------------------------------------------------------------------------ variants
 
 
-@pytest.mark.parametrize('ablation', ablations.ABLATIONS)
+@pytest.mark.parametrize('ablation', ALL_ABLATIONS)
 @pytest.mark.parametrize('config', CONFIGS)
 def test_every_ablation_of_every_config_builds_and_is_what_is_run(config, ablation):
     plain, changed = get(config), get(config, ablate=ablation)
     assert common.flat(plain) != common.flat(changed)
     # Nothing that the config sets afterwards may undo it.
-    for path, value in ablations.ABLATIONS[ablation].items():
+    for path, value in ALL_ABLATIONS[ablation].items():
         assert common.flat(changed)[path] == value, path
     make_method(changed)
 
 
 def test_ablations_change_the_fields_they_name_and_no_other():
     plain = common.flat(get('stage2'))
-    for name, changes in ablations.ABLATIONS.items():
+    for name, changes in ALL_ABLATIONS.items():
         flat = common.flat(get('stage2', ablate=name))
         assert {k for k in flat if flat[k] != plain[k]} == set(changes), name
 
@@ -48,12 +56,12 @@ def test_ablations_add_up():
     assert (flat['nets.hvae'], flat['nets.z_dim']) == ('chain', 4)
 
 
-@pytest.mark.parametrize('preset', common.PRESETS)
+@pytest.mark.parametrize('preset', PRESETS)
 @pytest.mark.parametrize('config', CONFIGS)
 def test_presets_are_what_is_run(config, preset):
     flat = common.flat(get(config, preset=preset))
     assert flat['preset'] == preset
-    for path, value in common.PRESETS[preset].items():
+    for path, value in PRESETS[preset].items():
         assert flat[path] == value, path
 
 
@@ -111,7 +119,7 @@ def trace_step(config):
 # What changes only weights of losses changes nothing in the trace.
 STRUCTURAL = [
     name
-    for name, changes in ablations.ABLATIONS.items()
+    for name, changes in ALL_ABLATIONS.items()
     if not all(path.startswith('loss.') for path in changes)
 ]
 
@@ -165,7 +173,7 @@ def test_phases_follow_the_game_and_the_schedule():
         ('res', "'res': res takes a value of type int"),
         ('tiny=maybe', "'tiny=maybe': tiny takes a value of type bool"),
         ('preset=2020', r"preset=2020: choose from \['modern', 'seed'\]"),
-        ('ablate=no_face', "ablation 'no_face' is unknown; there are .*'chain'"),
+        ('ablate=no_face', "ablation 'no_face' is unknown to keypoint; there are .*'chain'"),
         ('ablate=chain+', None),
         ('ablate=chain+no_face', "ablation 'no_face' is unknown"),
         ('ablate=chain+chain', "ablation 'chain' changes nothing"),
@@ -281,3 +289,46 @@ def test_parts_of_a_batch_must_hold_whole_pairs():
     config.batch_size, config.accumulate = 6, 2
     with pytest.raises(ValueError, match=r'batch_size=6, config\.accumulate=2: .* even size'):
         make_method(config)
+
+
+@pytest.mark.parametrize('arg', ['ablate=hinge_sn', 'ablate=z128', 'preset=seed'])
+def test_what_belongs_to_another_system_is_refused(arg):
+    with pytest.raises(ValueError, match=r'unknown to landmarks|preset=seed: choose from'):
+        landmarks.get_config(f'tiny,{arg}')
+    landmarks.get_config('tiny,ablate=bf16+no_ema')  # of any
+
+
+def test_the_base_names_no_system():
+    plain = common.base('tests.masked_autoencoder', 64)
+    assert plain.nets.to_dict() == {'width': 8} and list(plain.steps) == ['train']
+    assert not {'gan', 'loss', 'landmarks', 'prior', 'preset'} & set(plain)
+
+
+@pytest.mark.parametrize('name', ['stage2', 'stage2.py', 'configs/stage2.py'])
+def test_a_config_is_found_by_its_name_from_any_folder(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert common.find(name).read_text().startswith('"""Stage 2')
+    with pytest.raises(FileNotFoundError, match=r'--config=stage3: no such file; .*stage2'):
+        common.find('stage3')
+
+
+@pytest.mark.slow
+def test_a_wheel_holds_the_configs_inside_the_package_and_runs_anywhere(tmp_path):
+    root = Path(__file__).parents[1]
+    wheel = [sys.executable, '-m', 'pip', 'wheel', '--no-deps', '--no-build-isolation', '-q']
+    copy = tmp_path / 'source'
+    ignored = shutil.ignore_patterns('.git', '.venv*', 'build', '*.egg-info', 'runs')
+    shutil.copytree(root, copy, ignore=ignored)
+    subprocess.run([*wheel, '-w', str(tmp_path), str(copy)], check=True)
+    (file,) = tmp_path.glob('*.whl')
+    with zipfile.ZipFile(file) as archive:
+        tops = {name.split('/')[0] for name in archive.namelist()}
+        assert tops == {'fi_jax', next(t for t in tops if t.endswith('.dist-info'))}
+        assert 'fi_jax/configs/stage2.py' in archive.namelist()
+        archive.extractall(tmp_path / 'site')
+    run = [sys.executable, '-m', 'fi_jax.main', '--config=stage2:tiny', '--workdir=run']
+    done = subprocess.run(
+        [*run, '--config.steps.stage2=0'], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, 'PYTHONPATH': str(tmp_path / 'site')}, check=False,
+    )  # fmt: skip
+    assert 'all stages have 0 steps' in done.stderr

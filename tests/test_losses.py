@@ -211,3 +211,24 @@ def test_ema_halves_in_its_half_life_and_starts_quick():
 def test_ema_of_no_half_life_is_the_parameters():
     """As without averages: configs set 0 for it."""
     assert float(ema_decay(jnp.int32(10), 10, 0.0)) == 0.0
+
+
+@pytest.mark.parametrize(
+    'loss',
+    [lambda k: losses.critic_loss(k, S, S), lambda k: losses.adversarial_loss(k, S)],
+)
+def test_an_unknown_kind_of_adversarial_loss_is_named(loss):
+    with pytest.raises(ValueError, match=r"adversarial loss 'ls': choose one of \['ns', 'hinge'"):
+        loss('ls')
+    for kind in losses.GAN_KINDS:
+        assert loss(kind).shape == S.shape
+
+
+def test_the_least_squares_game_is_at_rest_where_scores_are_their_labels():
+    one, zero = jnp.ones(3), jnp.zeros(3)
+    assert float(losses.critic_loss('lsgan', one, zero).max()) == 0
+    assert float(losses.adversarial_loss('lsgan', one).max()) == 0
+    assert float(losses.critic_loss('lsgan', zero, one).min()) == 2
+
+
+S = jnp.zeros(4)

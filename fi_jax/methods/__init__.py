@@ -21,6 +21,7 @@ from fi_jax.rng import Keys
 
 Nets = Mapping[str, Any]  # name -> fi_jax.state.Net: call it, or call its .frozen
 Sample = Callable[[Nets, Batch, Keys], dict[str, jax.Array]]
+Changes = Mapping[str, Any]  # dotted path of a config's field -> value
 Loss = Callable[[Nets, Batch, jax.Array, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
 
 
@@ -89,22 +90,46 @@ class Method:
     group: int = 1
 
 
+@dataclass(frozen=True)
+class Settings:
+    """What a method adds to a config; its module has one as SETTINGS.
+
+    defaults(res) gives fields and sections, nested. choices(res) gives arguments of a config file,
+    as {'size': {'small': changes, 'base': changes}}: the first of each is the default. ablations
+    are changes by name. fixed: paths of fields and sections that make another run where they
+    differ.
+    """
+
+    defaults: Callable[[int], Mapping[str, Any]] = lambda res: {}
+    choices: Callable[[int], Mapping[str, Mapping[str, Changes]]] = lambda res: {}
+    ablations: Mapping[str, Changes] = field(default_factory=dict)
+    fixed: tuple[str, ...] = ()
+
+
+def settings_of(name: str) -> Settings:
+    """The settings of the method that a name or path stands for; errors as in `make_method`."""
+    return getattr(_module(name), 'SETTINGS', Settings())
+
+
 def make_method(config: Any) -> Method:
     """The method that config.method names: a file of this folder, or a dotted module path.
 
     Raises ValueError where there is no such module or it has no make(config).
     """
-    path = config.method if '.' in config.method else f'fi_jax.methods.{config.method}'
+    return _module(config.method).make(config)
+
+
+def _module(name: str) -> Any:
+    path = name if '.' in name else f'fi_jax.methods.{name}'
     try:
         module: Any = importlib.import_module(path)
     except ModuleNotFoundError as error:
         if not f'{path}.'.startswith(f'{error.name}.'):
             raise
         module = None
-    make = getattr(module, 'make', None)
-    if make is None:
+    if not hasattr(module, 'make'):
         raise ValueError(
-            f'config.method={config.method!r}: {path} is no module with make(config); give the '
+            f'config.method={name!r}: {path} is no module with make(config); give the '
             'name of a file in fi_jax/methods/ or a dotted path'
         )
-    return make(config)
+    return module

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from fi_jax import features, losses, rng
 from fi_jax.features import Batch
 from fi_jax.methods import Method, Nets, Phase
+from fi_jax.methods.keypoint_settings import SETTINGS as SETTINGS
 from fi_jax.nets.critic import Critic
 from fi_jax.nets.embedding import Embedding, FaceEmbedding
 from fi_jax.nets.extractor import Extractor

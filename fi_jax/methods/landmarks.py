@@ -19,10 +19,43 @@ import numpy as np
 from fi_jax import pictures, rng
 from fi_jax.features import Batch
 from fi_jax.landmarks import MEAN_SHAPE
-from fi_jax.methods import Method, Nets, Phase, Predictor
+from fi_jax.methods import Changes, Method, Nets, Phase, Predictor, Settings
 from fi_jax.metrics.landmarks import inside
 from fi_jax.nets.landmark_predictor import LandmarkPredictor, MobileNetPredictor
 from fi_jax.nets.shapes import DIM, Flow, LowRankMixture
+
+PREDICTORS: dict[int, tuple[int, ...]] = {
+    32: (8, 16, 24),
+    64: (16, 32, 64, 96),
+    128: (16, 32, 64, 128, 192),
+    256: (16, 32, 64, 128, 192, 256),
+}
+
+# As the paper of LaFIn trains (Yang et al., 2019).
+PRESETS: dict[str, Changes] = {
+    'modern': {},
+    'lafin': {'landmarks.net': 'lafin', 'landmarks.loss': 'l2norm', 'optim.lr': 5e-4},
+}
+
+
+def defaults(res: int) -> dict[str, Any]:
+    """The fields of this method alone."""
+    section = dict(
+        net='small',  # 'lafin': MobileNetV2 with a three-scale head
+        widths=PREDICTORS[res],
+        hidden=32 if res == 32 else 256,
+        loss='laplace',  # 'l2norm': the norm of the whole error, as LaFIn
+        # Distributions of whole shapes to fit: gaussian, mixture, flow; the first one is drawn.
+        shapes=('flow',),
+        components=4,
+        basis=48,
+        rank=24,
+        unseen_share=0.06,  # of training faces made unrecognisable
+    )
+    return dict(steps=dict(landmarks=0), landmarks=section)
+
+
+SETTINGS = Settings(defaults, choices=lambda res: {'preset': PRESETS}, fixed=('landmarks',))
 
 NETS = ('small', 'lafin')
 LOSSES = ('laplace', 'l2norm')

@@ -7,12 +7,14 @@ is asked (which faces, how many samples, who leads), never what was trained.
 from __future__ import annotations
 
 import copy
-import importlib
 import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
+
+from fi_jax import config
+from fi_jax.config import flat
 
 # Of this call and this machine, not of the run: the seed chooses holes and draws, so that runs can
 # be compared.
@@ -34,17 +36,6 @@ NAMES = ('source', 'path', 'name', 'data_dir', 'sets')  # of config.data: which 
 def settings_of(config: Any) -> dict[str, Any]:
     """A config as plain JSON values."""
     return json.loads(config.to_json_best_effort())
-
-
-def flat(settings: Mapping[str, Any], head: str = '') -> dict[str, Any]:
-    """Each leaf by its dotted path."""
-    out: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            out |= flat(value, f'{head}{name}.')
-        else:
-            out[head + name] = value
-    return out
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -131,9 +122,7 @@ def refuse(own: Mapping[str, Any], given: Mapping[str, Any], place: Any) -> None
 
 
 def defaults(own: Mapping[str, Any]) -> dict[str, Any]:
-    """Today's settings for the method and size of a run; {} where they are not at hand."""
-    try:
-        common: Any = importlib.import_module('configs.common')
-    except ModuleNotFoundError:
+    """Today's settings for the method and size of a run; {} where it names neither."""
+    if not {'method', 'res'} <= own.keys():
         return {}
-    return settings_of(common.base(own['res'], own['res'] == 32))
+    return settings_of(config.base(own['method'], own['res']))

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import common, landmarks
+from configs import landmarks
+from fi_jax import config as common
 from fi_jax import features, sharding, steps
 from fi_jax import landmarks as lm
 from fi_jax.evaluation.protocol import evaluate_run

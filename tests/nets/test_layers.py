@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import common
+from fi_jax.methods.keypoint_settings import SIZES
 from fi_jax.nets import critic, layers
 from fi_jax.nets.critic import Critic
 from fi_jax.nets.embedding import FaceEmbedding
@@ -256,7 +256,7 @@ def shapes(module, *inputs):
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 @pytest.mark.parametrize('res', [64, 128])
 def test_output_shapes(res, dtype):
-    size, dtype, z = common.SIZES[res], jnp.dtype(dtype), 128
+    size, dtype, z = SIZES[res], jnp.dtype(dtype), 128
     v = size['v_dim']
     image, hole, rows = (2, res, res, 3), (2, res, res, 1), (2,)
 

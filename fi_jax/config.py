@@ -1,6 +1,7 @@
-"""The base of every config, its presets, and the strict parser of config arguments.
+"""From a config file to a config: what all methods share, then a method's own settings.
 
-All defaults live here. Durations are in steps, shares are of 1, sizes in pixels.
+A config is `base`, under the defaults of its method, the settings of its file, and its arguments.
+Durations are in steps, shares are of 1, sizes in pixels.
 """
 
 from __future__ import annotations
@@ -8,106 +9,26 @@ from __future__ import annotations
 import copy
 import difflib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-# Widths of each network by image side. facts: one entry an octave, from half the side down to 8.
-SIZES: dict[int, dict[str, Any]] = {
-    32: dict(
-        z_dim=16,
-        prior=(8, 16),
-        extractor=(16, 32),
-        embedding=(16, 32),
-        decoder=(32,),
-        v_dim=16,
-        generator=(16, 32),
-        dilations=(1,),
-        full_width=8,
-        d_global=(16, 32),
-        d_local=(16, 32),
-    ),
-    64: dict(
-        z_dim=16,
-        prior=(16, 32, 64, 128),
-        extractor=(32, 64, 128, 128),
-        embedding=(16, 32, 64, 128),
-        decoder=(64, 32),
-        v_dim=32,
-        generator=(32, 64, 128),
-        dilations=(1, 2, 4),
-        full_width=16,
-        d_global=(32, 64, 128, 128),
-        d_local=(32, 64, 128),
-    ),
-    128: dict(
-        z_dim=128,
-        prior=(32, 64, 128, 256),
-        extractor=(64, 128, 256, 256),
-        embedding=(32, 64, 128, 256, 256),
-        decoder=(256, 128, 64),
-        v_dim=256,
-        generator=(64, 128, 256, 512),
-        dilations=(2, 4, 8),
-        full_width=32,
-        d_global=(64, 128, 256, 256, 256),
-        d_local=(64, 128, 256, 512),
-    ),
-    256: dict(
-        z_dim=128,
-        prior=(32, 64, 128, 256, 256),
-        extractor=(64, 128, 256, 256, 256),
-        embedding=(32, 64, 128, 256, 256, 256),
-        decoder=(256, 128, 64, 32),
-        v_dim=256,
-        generator=(64, 128, 256, 512, 512),
-        dilations=(2, 4, 8),
-        full_width=32,
-        d_global=(64, 128, 256, 256, 256, 256),
-        d_local=(64, 128, 256, 512, 512),
-    ),
-}
+from fi_jax.methods import Changes, settings_of
 
-# Widths of the landmark predictor: one entry an octave, down to 4 pixels.
-PREDICTORS: dict[int, tuple[int, ...]] = {
-    32: (8, 16, 24),
-    64: (16, 32, 64, 96),
-    128: (16, 32, 64, 128, 192),
-    256: (16, 32, 64, 128, 192, 256),
-}
+_INSIDE = Path(__file__).parent / 'configs'  # of an installed package
+FOLDER = _INSIDE if _INSIDE.is_dir() else Path(__file__).parents[1] / 'configs'
 
-# What differs between the practice of 2020, which the source describes, and today's.
-PRESETS: dict[str, dict[str, Any]] = {
-    'seed': {
-        'gan': 'wgan_gp',
-        'critic_steps': 5,
-        'prior': 'normal',
-        'nets.z_dim': 512,
-        'loss.latent': 1.0,
-        'loss.part': 1.0,
-        'loss.mask': 1.0,
-        'loss.adv_global': 0.001,
-        'loss.adv_local': 0.001,
-        'loss.l1_features': 0.0,
-        'loss.anchor': 0.0,
-        'loss.mismatch': 0.0,
-        'loss.diversity': 0.0,
-        'loss.free_bits': 0.0,
-        'optim.lr': 1e-4,
-        'optim.b1': 0.5,
-        'optim.b2': 0.9,
-        'optim.lr_scale': ConfigDict(),
-        'optim.ema_halflife_images': 0.0,
-    },
-    'modern': {},
+GENERAL: dict[str, Changes] = {  # ablations of any method
+    'no_ema': {'optim.ema_halflife_images': 0.0},
+    'bf16': {'dtype': 'bfloat16'},
 }
 
 
-def base(res: int, tiny: bool) -> ConfigDict:
-    """The defaults, preset 'modern', for images of side res."""
-    c = ConfigDict()
-    c.method = 'keypoint'
-    c.preset = 'modern'
+def base(method: str, res: int) -> ConfigDict:
+    """The defaults of a method for images of side res; 32 is the size of tests."""
+    c, tiny = ConfigDict(), res == 32
+    c.method = method
     c.seed = 0
     c.res = res
     c.dtype = 'float32'  # 'bfloat16': convolutions in bfloat16, parameters and losses in float32
@@ -118,70 +39,17 @@ def base(res: int, tiny: bool) -> ConfigDict:
     c.compile_cache = '~/.cache/fi_jax/xla'
 
     # Steps of each stage, played in the method's order; 0 leaves a stage out.
-    c.steps = ConfigDict({'stage1': 0, 'stage2': 0})
-    c.schedule = 'joint'  # stage 2 plays paths R and S; 'sequential': S alone, the literal reading
-    c.gan = 'ns_r1'  # ns_r1 | wgan_gp | hinge_sn
-    c.critic_steps = 1
-    c.r1_every = 16
-    c.extractor_input = 'full'  # 'features': the three maps without the image
-    c.latent_through = 'image'  # 'all': the latent L1 moves the decoded maps as well
-    # Of z: 'visible', read off the visible pixels; 'normal', N(0,I); 'sigma_by_hole'.
-    c.prior = 'visible'
+    c.steps = ConfigDict()
     c.guide_dropout = 0.4  # share of training examples that are not told their landmarks
-    # Who leads a completion: 'fen', the embedding network alone; 'user', those of data.landmarks;
-    # 'predictor', the points that a run of configs/landmarks.py finds; 'predictor_sample', a shape
-    # that it draws for each sample.
-    c.landmark_source = 'fen'
+    # Whose landmarks lead a completion: none; 'user', those of data.landmarks; 'predictor', the
+    # points that a run of configs/landmarks.py finds; 'predictor_sample', a shape that it draws for
+    # each sample.
+    c.landmark_source = 'none'
     c.predictor = ''  # that run's folder
     # How hard landmarks lead at sampling. 1: as the nets draw with them; above, further away from
     # what they draw without, for twice the time.
     c.guidance = 1.0
 
-    c.nets = ConfigDict(SIZES[32 if tiny else res])
-    c.nets.hvae = 'dual'  # 'chain': V_f depends on V_l
-    c.nets.z_inject = 'film'  # 'concat'
-    c.nets.batch_spread = False  # minibatch standard deviation in the critics
-
-    # The method 'landmarks', which predicts the points of faces with holes.
-    c.landmarks = ConfigDict(
-        dict(
-            net='small',  # 'lafin': MobileNetV2 with a three-scale head
-            widths=PREDICTORS[32 if tiny else res],
-            hidden=32 if tiny else 256,
-            loss='laplace',  # 'l2norm': the norm of the whole error, as LaFIn
-            # Distributions of whole shapes to fit: gaussian, mixture, flow; the first one is drawn.
-            shapes=('flow',),
-            components=4,
-            basis=48,
-            rank=24,
-            unseen_share=0.06,  # of training faces made unrecognisable
-        )
-    )
-
-    c.loss = ConfigDict(
-        dict(
-            l1_hole=1.0,
-            l1_visible=1.0,
-            l1_features=1.0,  # inside the hole, near the landmarks
-            part=0.5,
-            mask=0.5,
-            landmark=0.5,
-            kl_z=1e-3,
-            kl_v=1e-3,
-            kl_warmup=0.1,  # share of stage 1
-            free_bits=0.02,  # nats a dimension of z, V_l and V_f
-            latent=0.1,
-            anchor=1.0,
-            anchor_zone=0.25,  # of [-1,1], free of charge
-            adv_global=0.01,
-            adv_local=0.01,
-            mismatch=0.5,  # real images under others' landmarks, to D_local; fakes count 1
-            r1=0.0006 * res**2 / 16,
-            gradient_penalty=10.0,
-            diversity=0.1,
-            diversity_floor=0.15,  # distance inside the hole of two samples, per unit of |z - z'|
-        )
-    )
     c.optim = ConfigDict(
         dict(
             name='adam',  # adam | adamw | muon
@@ -220,7 +88,7 @@ def base(res: int, tiny: bool) -> ConfigDict:
             val_share=0.0556,
             test_share=0.0541,
             length=20_000,  # procedural: number of faces
-            size=32 if tiny else res,  # procedural: side of the drawn faces
+            size=res,  # procedural: side of the drawn faces
             seed=0,  # procedural: which faces
             flip=True,
             hull='face68',  # face_mask; 'extended' adds the forehead
@@ -327,6 +195,7 @@ def base(res: int, tiny: bool) -> ConfigDict:
         c.eval.batch_size = 4
         c.sample.batch_size = 4
         c.predict.batch_size = 4
+    c.update(ConfigDict(settings_of(method).defaults(res)))
     return c
 
 
@@ -371,11 +240,11 @@ def patch(config: ConfigDict, changes: Mapping[str, Any], why: str) -> None:
         node[last] = copy.deepcopy(value)
 
 
-def flat(config: ConfigDict, head: str = '') -> dict[str, Any]:
+def flat(config: Mapping[str, Any] | ConfigDict, head: str = '') -> dict[str, Any]:
     """Each leaf of a config by its dotted path."""
     out: dict[str, Any] = {}
     for name, value in config.items():
-        if isinstance(value, ConfigDict) and len(value):
+        if isinstance(value, Mapping | ConfigDict) and len(value):
             out |= flat(value, f'{head}{name}.')
         else:
             out[head + name] = value
@@ -383,29 +252,54 @@ def flat(config: ConfigDict, head: str = '') -> dict[str, Any]:
 
 
 def make(
-    arg: str | None,
-    settings: Mapping[str, Any],
-    tiny_settings: Mapping[str, Any],
-    presets: Mapping[str, Mapping[str, Any]] = PRESETS,
+    arg: str | None, method: str, settings: Changes, tiny_settings: Changes | None = None
 ) -> ConfigDict:
-    """The base under a config's own settings, then under the arguments that all configs share.
+    """A method's config under a file's own settings, then under the arguments of the command line.
 
-    settings: dotted path -> value; tiny_settings take their place under the argument `tiny`. Preset
-    and ablations come last, so that no setting undoes them. presets: those of another system.
+    settings: dotted path -> value; tiny_settings take their place under the argument `tiny`. What
+    the method lets choose and ablations come last, so that no setting undoes them.
     """
-    from configs import ablations
-
-    args = parse_arg(arg, tiny=False, res=64, preset='modern', ablate='')
+    own = settings_of(method)
+    first = {name: next(iter(known)) for name, known in own.choices(64).items()}
+    args = parse_arg(arg, tiny=False, res=64, ablate='', **first)
     if args.tiny and args.res != 64:
         raise ValueError(f'config argument res={args.res}: tiny is 32 px; leave one of them out')
     if args.res not in (64, 128, 256):
         raise ValueError(f'config argument res={args.res}: choose 64, 128 or 256 (or tiny)')
-    if args.preset not in presets:
-        raise ValueError(f'config argument preset={args.preset}: choose from {sorted(presets)}')
-    config = base(32 if args.tiny else args.res, args.tiny)
-    patch(config, tiny_settings if args.tiny else settings, 'settings of the config file')
-    config.preset = args.preset
-    patch(config, presets[args.preset], f'preset {args.preset}')
+    res = 32 if args.tiny else args.res
+    config = base(method, res)
+    patch(config, (tiny_settings or {}) if args.tiny else settings, 'settings of the config file')
+    for name, known in own.choices(res).items():
+        if args[name] not in known:
+            raise ValueError(f'config argument {name}={args[name]}: choose from {sorted(known)}')
+        config[name] = args[name]
+        patch(config, known[args[name]], f'{name} {args[name]}')
     for name in filter(None, args.ablate.split('+')):
-        ablations.apply(config, name)
+        ablate(config, name, {**own.ablations, **GENERAL})
     return config
+
+
+def ablate(config: ConfigDict, name: str, known: Mapping[str, Changes]) -> None:
+    """Apply one ablation; raises ValueError where it is unknown or changes nothing."""
+    if name not in known:
+        raise ValueError(
+            f'ablation {name!r} is unknown to {config.method}; there are {sorted(known)}'
+        )
+    before = flat(config)
+    patch(config, known[name], f'ablation {name}')
+    if flat(config) == before:
+        raise ValueError(f'ablation {name!r} changes nothing under these arguments')
+
+
+def find(name: str) -> Path:
+    """The config file of a path, or of a name as 'stage2'; FileNotFoundError where there is none.
+
+    Names are those of configs/: of the source tree, or inside an installed package.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    known = {file.stem: file for file in sorted(FOLDER.glob('*.py')) if file.stem != '__init__'}
+    if path.parent in (Path('.'), Path('configs')) and path.stem in known:
+        return known[path.stem]
+    raise FileNotFoundError(f'--config={name}: no such file; give one, or of {", ".join(known)}')
