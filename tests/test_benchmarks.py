@@ -18,7 +18,8 @@ from benchmarks.step_vs_torch import (
     parity,
     tolerance,
 )
-from configs import common, stage1, stage2
+from configs import stage1, stage2
+from fi_jax import config as common
 from tests.conftest import CACHE
 
 HAS_TORCH = importlib.util.find_spec('torch') is not None

@@ -62,7 +62,8 @@ def test_presets_are_what_is_run(config, preset):
     flat = common.flat(get(config, preset=preset))
     assert flat['preset'] == preset
     for path, value in PRESETS[preset].items():
-        assert flat[path] == value, path
+        expected = common.ConfigDict(value) if isinstance(value, dict) else value
+        assert flat[path] == expected, path
 
 
 @pytest.mark.parametrize('config', CONFIGS)
