@@ -22,7 +22,9 @@ from fi_jax.input_pipeline.procedural.faces import ProceduralFaces
 from fi_jax.input_pipeline.sources import make_source
 from fi_jax.methods import make_method
 from fi_jax.run.faults import Exit, NonFinite
-from fi_jax.train import check_resume, fingerprint, fixed_settings, stage_plan, train_and_evaluate
+from fi_jax.run.folder import fingerprint
+from fi_jax.run.resume import check_resume, fixed_settings, stage_plan
+from fi_jax.train import train_and_evaluate
 from tests import faulty_method, states, tiny_run
 from tests.processes import Program
 
