@@ -418,8 +418,10 @@ function show(): void {
   byId<HTMLButtonElement>('zoom_face').disabled = !edit.now.points;
   byId<HTMLButtonElement>('reset_points').disabled = !ready;
   byId('results').hidden = runs.length === 0;
-  byId('chosen').hidden = shown === null;
-  byId<HTMLButtonElement>('vary').disabled = shown?.run.varied ?? false;
+  bench.classList.toggle('finished', runs.length > 0);
+  for (const one of document.querySelectorAll<HTMLButtonElement>('#chosen button')) one.disabled = !shown;
+  byId<HTMLButtonElement>('vary').disabled = shown?.run.varied ?? true;
+  byId<HTMLButtonElement>('compare').disabled = !shown;
   if (!runs.length) byId('gallery').replaceChildren();
   for (const thumb of document.querySelectorAll<HTMLElement>('.thumb')) {
     const mine = shown !== null && thumb.dataset.result === `${shown.run.id}/${shown.k}`;
@@ -427,7 +429,8 @@ function show(): void {
   }
   const seen = byId('seen');
   seen.hidden = !shown;
-  if (shown) seen.textContent = comparing ? 'The photo' : `Result ${shown.k + 1}`;
+  const glow = input('differ').checked ? '; the brighter, the more they differ' : '';
+  if (shown) seen.textContent = comparing ? 'The photo' : `Result ${shown.k + 1}${glow}`;
   showFaces();
   showSliders();
   showRun();
@@ -435,10 +438,9 @@ function show(): void {
 
 function showPoints(): void {
   if (!layer) return;
-  const points = shown && !comparing ? shown.run.landmarks[shown.k] : edit.now.points;
-  const wanted = tool === 'points' || (input('show_points').checked && !shown);
-  const visible = photo && points && wanted && !comparing;
-  layer.show(visible ? points.map((p) => view.toStage(p)) : null, points, tool === 'points' && !shown);
+  const points = edit.now.points;
+  const visible = photo && points && !shown && (tool === 'points' || input('show_points').checked);
+  layer.show(visible ? points.map((p) => view.toStage(p)) : null, points, tool === 'points');
 }
 
 // The brush under the pointer, a box being drawn, the boxes of several faces.
@@ -655,7 +657,7 @@ function wire(): void {
   });
   input('brush').addEventListener('change', () => showMarks());
   input('show_points').addEventListener('change', showPoints);
-  input('differ').addEventListener('change', () => view.redraw());
+  input('differ').addEventListener('change', show);
   const hold = byId('compare');
   hold.addEventListener('pointerdown', () => compare(true));
   for (const name of ['pointerup', 'pointerleave', 'pointercancel', 'blur']) {

@@ -1,4 +1,4 @@
-// Built by make page from sources of sha256 a1708782ff016275efadcf7b2527c87028ed2c86dcf24c01a2cc89d58080193b
+// Built by make page from sources of sha256 3315a2a820c028172c5c9c66828ae2fdad1c5167504e45eaa793ebcae21339c6
 "use strict";
 (() => {
   // api.ts
@@ -866,8 +866,10 @@
     byId("zoom_face").disabled = !edit.now.points;
     byId("reset_points").disabled = !ready;
     byId("results").hidden = runs.length === 0;
-    byId("chosen").hidden = shown === null;
-    byId("vary").disabled = shown?.run.varied ?? false;
+    bench.classList.toggle("finished", runs.length > 0);
+    for (const one of document.querySelectorAll("#chosen button")) one.disabled = !shown;
+    byId("vary").disabled = shown?.run.varied ?? true;
+    byId("compare").disabled = !shown;
     if (!runs.length) byId("gallery").replaceChildren();
     for (const thumb of document.querySelectorAll(".thumb")) {
       const mine = shown !== null && thumb.dataset.result === `${shown.run.id}/${shown.k}`;
@@ -875,17 +877,17 @@
     }
     const seen = byId("seen");
     seen.hidden = !shown;
-    if (shown) seen.textContent = comparing ? "The photo" : `Result ${shown.k + 1}`;
+    const glow = input("differ").checked ? "; the brighter, the more they differ" : "";
+    if (shown) seen.textContent = comparing ? "The photo" : `Result ${shown.k + 1}${glow}`;
     showFaces();
     showSliders();
     showRun();
   }
   function showPoints() {
     if (!layer) return;
-    const points = shown && !comparing ? shown.run.landmarks[shown.k] : edit.now.points;
-    const wanted = tool === "points" || input("show_points").checked && !shown;
-    const visible = photo && points && wanted && !comparing;
-    layer.show(visible ? points.map((p) => view.toStage(p)) : null, points, tool === "points" && !shown);
+    const points = edit.now.points;
+    const visible = photo && points && !shown && (tool === "points" || input("show_points").checked);
+    layer.show(visible ? points.map((p) => view.toStage(p)) : null, points, tool === "points");
   }
   function showMarks(box = null, at2 = null) {
     const marks = byId("marks");
@@ -1098,7 +1100,7 @@
     });
     input("brush").addEventListener("change", () => showMarks());
     input("show_points").addEventListener("change", showPoints);
-    input("differ").addEventListener("change", () => view.redraw());
+    input("differ").addEventListener("change", show);
     const hold = byId("compare");
     hold.addEventListener("pointerdown", () => compare(true));
     for (const name of ["pointerup", "pointerleave", "pointercancel", "blur"]) {
