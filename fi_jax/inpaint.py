@@ -36,6 +36,7 @@ from fi_jax.state import bind_ema, example_batch
 CHUNK = 4  # completions drawn at once: the one compiled size, whatever num_samples is
 PREDICTED = 16  # crops whose landmarks are predicted at once
 MAX_SAMPLES = 64
+MAX_COMPILED = 8  # samplers of other settings that are kept
 STREAMS = {'structure': 1, 'appearance': 2}  # of random numbers
 
 Face = finding.Face
@@ -392,6 +393,8 @@ class Restorer:
                 out = method.sample(bind_ema(method, nets), features.prepare(batch), keys)
                 return features.to_uint8(out['image'])
 
+            while len(self._compiled) >= MAX_COMPILED:
+                self._compiled.pop(next(iter(self._compiled)), None)
             self._compiled[key] = jax.jit(draw)
         return self._compiled[key]
 

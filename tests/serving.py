@@ -10,7 +10,7 @@ import uuid
 
 import numpy as np
 
-from fi_jax.inpaint import Crop, Face, Result
+from fi_jax.inpaint import Crop, Face, Part, Result
 from fi_jax.input_pipeline import alignment
 from fi_jax.landmarks import MEAN_SHAPE
 from fi_jax.photo.reading import Photo, read_hole, read_photo
@@ -37,7 +37,7 @@ class PlainRestorer:
         if min(height, width) < 16:
             return []
         points = (MEAN_SHAPE * [width, height] - 0.5).astype(np.float32)
-        return [Face((*points.min(0).tolist(), *points.max(0).tolist()), points, 1.0)]
+        return [Face.of(points)]
 
     def __call__(self, photo, hole, num_samples=8, seed=0, *, landmarks=None, face=None,
                  structure=1.0, appearance=1.0, keep=None, guidance=None, steps=None,
@@ -56,10 +56,9 @@ class PlainRestorer:
         grey = np.random.default_rng(seed).integers(0, 256, num_samples)
         completed = np.full((num_samples, self.res, self.res, 3), grey[:, None, None, None])
         crop = Crop(alignment.invert(alignment.to_canonical(points, self.res)), self.res)
-        return Result(
-            photo, missing, faces[0], crop, seed, np.stack([points] * num_samples),
-            completed.astype(np.uint8), (),
-        )  # fmt: skip
+        led = np.stack([points] * num_samples)
+        part = Part(faces[0], crop, missing, led, completed.astype(np.uint8))
+        return Result(photo, missing, seed, (part,), ())
 
 
 @contextlib.contextmanager

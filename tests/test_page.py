@@ -290,7 +290,7 @@ def test_one_of_several_faces_is_chosen_or_marked_by_hand(opened, photo):
         def find(self, photo, hole=None):
             (one,) = super().find(photo, hole)
             small = one.landmarks * 0.25
-            return [one, inpaint.Face((*small.min(0), *small.max(0)), small, 1.0)]
+            return [one, inpaint.Face.of(small)]
 
         def predict(self, images, holes):
             from fi_jax.landmarks import MEAN_SHAPE

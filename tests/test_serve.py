@@ -390,8 +390,9 @@ def test_s5_other_names_of_this_machine_are_refused_unless_allowed(url):
         {'landmarks': '[' * 100_000},
         {'landmarks': '1' * 10_000},
         {'landmarks': 'not json'},
-        {'box': '[1, 2, 3]'},
-        {'box': '[1e999, 2, 3, 4]'},
+        {'face': '[1, 2, 3]'},
+        {'face': '[1e999, 2, 3, 4]'},
+        {'face': json.dumps(POINTS[:67])},
         {'num_samples': 10**6},
         {'num_samples': 0},
         {'num_samples': 'many'},
@@ -401,6 +402,7 @@ def test_s5_other_names_of_this_machine_are_refused_unless_allowed(url):
         {'structure': 1.5},
         {'appearance': 'nan'},
         {'guidance': 'inf'},
+        {'guidance': 0.123},
         {'steps': 0},
         {'num_sampels': 4},
     ],
@@ -423,7 +425,7 @@ def fuzzed(rng):
         data[where] = rng.integers(256, size=len(where))
         fields[name] = data.tobytes()[: rng.integers(1, len(data) + 1)]
     elif kind == 2:
-        fields[rng.choice([*fields, 'seed', 'keep', 'box', 'steps'])] = rng.bytes(20).decode(
+        fields[rng.choice([*fields, 'seed', 'keep', 'face', 'steps'])] = rng.bytes(20).decode(
             'latin1'
         )
     body, headers = form(**fields)

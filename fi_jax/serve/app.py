@@ -57,7 +57,7 @@ Coordinate = Annotated[float, Field(ge=-1e5, le=1e5, allow_inf_nan=False)]  # ph
 Point = tuple[Coordinate, Coordinate]
 Points = Annotated[list[Point], Len(landmarks.NUM_POINTS, landmarks.NUM_POINTS)]
 Box = tuple[Coordinate, Coordinate, Coordinate, Coordinate]
-_POINTS, _BOX = TypeAdapter(Points), TypeAdapter(Box)
+_POINTS, _BOX, _FACE = TypeAdapter(Points), TypeAdapter(Box), TypeAdapter(Points | Box)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,12 +97,15 @@ class CompletionsForm(BaseModel):
     num_samples: int = Field(4, ge=1)
     seed: int = Field(0, ge=0, lt=2**32)
     landmarks: str | None = Field(None, description='68 [x, y], photo pixels, as JSON')
-    box: str | None = Field(None, description='[left, top, right, bottom] of a face, as JSON')
+    face: str | None = Field(
+        None, description='the face to complete, as JSON: 68 points of /api/faces, or its box'
+    )
     structure: FiniteFloat = Field(1.0, ge=0, le=1)
     appearance: FiniteFloat = Field(1.0, ge=0, le=1)
     keep: int | None = Field(None, ge=0, description='the sample of this seed to stay near to')
-    guidance: FiniteFloat | None = Field(None, ge=0, le=10)
-    steps: int | None = Field(None, ge=1, le=200)
+    # Each pair of these is compiled for itself: there are not too many.
+    guidance: FiniteFloat | None = Field(None, ge=0, le=4, multiple_of=0.25)
+    steps: int | None = Field(None, ge=1, le=100)
 
 
 class Face(BaseModel):
@@ -133,16 +136,17 @@ class Status(BaseModel):
 
 @dataclasses.dataclass
 class Answer:
-    """A finished completion: the restorer's result, and its part around the face."""
+    """A finished completion: the restorer's result, and the same around its faces alone."""
 
     result: Any
-    part: Any
+    near: Any
     window: tuple[int, int, int, int]
 
     @property
     def nbytes(self) -> int:
-        whole, part = self.result, self.part
-        return whole.photo.pixels.nbytes + whole.hole.nbytes + part.photo.pixels.nbytes
+        whole, near = self.result, self.near
+        holes = whole.hole.nbytes * (1 + len(whole.parts))
+        return 2 * whole.photo.pixels.nbytes + holes + 2 * near.photo.pixels.nbytes
 
 
 def create_app(restorer: Any, hosts: Iterable[str], limits: Limits | None = None) -> Guard:
@@ -209,11 +213,13 @@ def create_app(restorer: Any, hosts: Iterable[str], limits: Limits | None = None
             raise HTTPException(422, f'num_samples: at most {limits.samples}')
         photo = await _read(form.photo, 'photo', limits)
         hole = await _read(form.hole, 'hole', limits)
-        settings = form.model_dump(exclude={'photo', 'hole', 'box', 'landmarks'})
+        settings = form.model_dump(exclude={'photo', 'hole', 'face', 'landmarks'})
         if (points := _parsed(_POINTS, form.landmarks, 'landmarks')) is not None:
             settings['landmarks'] = np.array(points, np.float32)
-        if (box := _parsed(_BOX, form.box, 'box')) is not None:
-            settings['face'] = box
+        if (face := _parsed(_FACE, form.face, 'face')) is not None:
+            settings['face'] = (
+                face if len(face) == 4 else finding.Face.of(np.array(face, np.float32))
+            )
 
         def work(job: Job) -> Answer:
             result = restorer(photo, hole, on_progress=job.progress, **settings)
@@ -266,16 +272,16 @@ def create_app(restorer: Any, hosts: Iterable[str], limits: Limits | None = None
     @api.get('/api/completions/{name}/previews/{k}', response_class=Response)
     async def preview(name: str, k: Annotated[int, UrlPath(ge=0)]) -> Response:
         """Completion k inside the window, at most 1024 pixels a side, JPEG."""
-        part = answered(name, k).part
+        near = answered(name, k).near
         return await rendered(
-            lambda: _encoded(Image.fromarray(_fitted(part.pixels(k))), 'jpeg'), 'image/jpeg'
+            lambda: _encoded(Image.fromarray(_fitted(near.pixels(k))), 'jpeg'), 'image/jpeg'
         )
 
     @api.get('/api/completions/{name}/uncertainty', response_class=Response)
     async def uncertainty(name: str) -> Response:
         """Where the completions differ, inside the window: PNG, the more opaque the more."""
-        part = answered(name).part
-        return await rendered(lambda: _heat(_fitted(part.uncertainty)), 'image/png')
+        near = answered(name).near
+        return await rendered(lambda: _heat(_fitted(near.uncertainty)), 'image/png')
 
     api.mount('/static', StaticFiles(directory=_STATIC))
     return Guard(api, hosts, limits.bytes, limits.upload_seconds, limits.uploads)
@@ -325,24 +331,27 @@ def _find(restorer: Any, photo: bytes, hole: bytes | None, box: Box | None) -> F
 
 
 def _answer(result: Any) -> Answer:
-    """The result with its part around face and hole, on which previews are drawn quickly."""
+    """The result with its surroundings of faces and hole, on which previews are drawn quickly."""
     rows, columns = around(result.hole, 4)
-    (left, top), (right, bottom) = result.crop.corners.min(0), result.crop.corners.max(0)
+    corners = np.concatenate([part.crop.corners for part in result.parts])
+    (left, top), (right, bottom) = corners.min(0).astype(int), corners.max(0).astype(int) + 1
     height, width = result.photo.size
-    top, bottom = max(0, min(rows.start, int(top))), min(height, max(rows.stop, int(bottom) + 1))
-    left, right = (
-        max(0, min(columns.start, int(left))),
-        min(width, max(columns.stop, int(right) + 1)),
-    )
+    top, left = max(0, min(rows.start, top)), max(0, min(columns.start, left))
+    bottom, right = min(height, max(rows.stop, bottom)), min(width, max(columns.stop, right))
     window = slice(top, bottom), slice(left, right)
-    to_part = result.crop.to_photo - np.array([[0, 0, left], [0, 0, top]])
-    part = dataclasses.replace(
+    shift = np.array([[0, 0, left], [0, 0, top]])
+
+    def moved(part: Any) -> Any:
+        crop = dataclasses.replace(part.crop, to_photo=part.crop.to_photo - shift)
+        return dataclasses.replace(part, crop=crop, hole=part.hole[window].copy())
+
+    near = dataclasses.replace(
         result,
         photo=dataclasses.replace(result.photo, pixels=result.photo.pixels[window].copy()),
         hole=result.hole[window].copy(),
-        crop=dataclasses.replace(result.crop, to_photo=to_part),
+        parts=tuple(moved(part) for part in result.parts),
     )
-    return Answer(result, part, (left, top, right, bottom))
+    return Answer(result, near, (int(left), int(top), int(right), int(bottom)))
 
 
 def _status(job: Job, ahead: int) -> Status:
@@ -397,7 +406,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """fi-jax serve -> exit code: 0 ended by the user, 1 refused."""
     limits = Limits()
     parser = argparse.ArgumentParser(prog='fi-jax serve', description=__doc__.partition('\n')[0])
-    parser.add_argument('weights', nargs='?', help='a name, an exported file or a run folder')
+    parser.add_argument(
+        'weights', nargs='?', default='',
+        help='a name, an exported file or a run folder (the weights that come along)',
+    )  # fmt: skip
     parser.add_argument('--host', default='127.0.0.1', help='address to listen on (%(default)s)')
     parser.add_argument('--port', type=int, default=8000, help='(%(default)s); 0: any free one')
     parser.add_argument(
@@ -424,7 +436,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with listener:
         port = listener.getsockname()[1]
         try:
-            restorer = load(*([options.weights] if options.weights else []))
+            restorer = load(options.weights)
         except (ValueError, OSError) as error:
             print(f'error: {error}', file=sys.stderr)
             return 1

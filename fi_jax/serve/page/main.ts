@@ -297,7 +297,8 @@ async function complete(): Promise<void> {
     guidance: value('guidance'),
     keep: kept && kept.k,
     landmarks: edit.now.moved ? edit.now.points : null,
-    box: !edit.now.moved && picked ? faces[face]?.box ?? null : null,
+    // With it the network looks where the face was found, however far its points went.
+    face: edit.now.moved || picked ? faces[face]?.landmarks ?? null : null,
   };
   showRun();
   say('');

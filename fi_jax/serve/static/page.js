@@ -1,4 +1,4 @@
-// Built by make page from sources of sha256 3315a2a820c028172c5c9c66828ae2fdad1c5167504e45eaa793ebcae21339c6
+// Built by make page from sources of sha256 81c97e30fbd2cd4294a58a575cc0046b10728f133a4fa3ac459c36963ab166bd
 "use strict";
 (() => {
   // api.ts
@@ -760,7 +760,8 @@
       guidance: value("guidance"),
       keep: kept && kept.k,
       landmarks: edit.now.moved ? edit.now.points : null,
-      box: !edit.now.moved && picked ? faces2[face]?.box ?? null : null
+      // With it the network looks where the face was found, however far its points went.
+      face: edit.now.moved || picked ? faces2[face]?.landmarks ?? null : null
     };
     showRun();
     say("");
