@@ -100,6 +100,7 @@ def main(argv: list[str]) -> None:
         faults.NonFinite: faults.Exit.NON_FINITE,
         faults.Preempted: faults.Exit.PREEMPTED,
         faults.HostLost: faults.Exit.HOST_LOST,
+        faults.SomeFailed: faults.Exit.PARTIAL,
         aot.SomeTooLarge: faults.Exit.PARTIAL,
     }
     try:

@@ -12,8 +12,7 @@ from absl import logging
 from fi_jax import landmarks, pictures, sharding, steps
 from fi_jax.features import Batch
 from fi_jax.input_pipeline.loader import EvalExamples, eval_batches
-from fi_jax.input_pipeline.sources import make_source
-from fi_jax.run.folder import load_run, resolve_split, results_of
+from fi_jax.run.folder import load_run, open_split, results_of, stop_if_some_failed
 from fi_jax.run.writers import save_png
 
 
@@ -22,7 +21,8 @@ def sample_run(config: Any, workdir: str | Path, out: str | Path = '') -> Path:
 
     hole is white where pixels are missing; input shows the face with a grey hole. OUT is
     config.sample.out, else samples_<holes> in out, else in the run folder. Returns OUT. ValueError
-    where landmarks are to be edited that nobody gave.
+    where landmarks are to be edited that nobody gave; SomeFailed, after all others are written,
+    where images cannot be decoded.
     """
     options = config.sample
     if options.edit and config.landmark_source != 'user':
@@ -34,8 +34,10 @@ def sample_run(config: Any, workdir: str | Path, out: str | Path = '') -> Path:
     mesh = sharding.make_mesh()
     run = load_run(config, workdir, mesh)
     config, options = run.config, run.config.sample
-    source = make_source(config.data, resolve_split(config, workdir, options.split))
-    examples = EvalExamples(source, config, options.holes, options.limit, options.batch_size)
+    _, source = open_split(config, workdir, options.split)
+    examples = EvalExamples(
+        source, config, options.holes, options.limit, options.batch_size, max_bad_share=1.0
+    )
     out = Path(options.out or Path(out or results_of(workdir)) / f'samples_{options.holes}')
     draw = steps.Sampler(
         run.method, config.seed, options.num_samples, sharding.replicated(mesh), options.vary
@@ -47,7 +49,9 @@ def sample_run(config: Any, workdir: str | Path, out: str | Path = '') -> Path:
         drawn = jax.device_get(draw(run.nets, sharding.shard_batch(batch, mesh)))
         if jax.process_index():
             continue
-        real = drawn['weight'] > 0  # the last batch is filled up
+        real = drawn['weight'] > 0  # the last batch is filled up, and some cannot be decoded
+        if not real.any():
+            continue
         drawn = {name: x[real] for name, x in drawn.items()}
         save_png(out / f'sheet_{number:04d}.png', pictures.sheet(drawn, drawn))
         for row in range(len(drawn['index'])):
@@ -59,8 +63,10 @@ def sample_run(config: Any, workdir: str | Path, out: str | Path = '') -> Path:
             for k, sample in enumerate(drawn['composite'][row]):
                 save_png(face / f'sample_{k:02d}.png', sample)
     logging.info(
-        'wrote %d completions of each of %d faces to %s', options.num_samples, examples.count, out
-    )
+        'wrote %d completions of each of %d faces to %s', options.num_samples,
+        examples.count - len(examples.bad), out,
+    )  # fmt: skip
+    stop_if_some_failed(examples, out)
     return out
 
 

@@ -18,7 +18,7 @@ from fi_jax.evaluation.scoring import tolerate
 from fi_jax.evaluation.tasks import task_of
 from fi_jax.input_pipeline.loader import EvalExamples, Tolerant, eval_batches, train_iterator
 from fi_jax.input_pipeline.records import Source
-from fi_jax.input_pipeline.sources import make_source
+from fi_jax.input_pipeline.sources import NoSplit, make_source
 from fi_jax.methods import Method, make_method
 from fi_jax.optim import make_optimizers
 from fi_jax.pretrained import warm_start
@@ -61,7 +61,11 @@ def _train(
 
     faces = make_source(config.data, 'train')
     source = Tolerant(faces, config.data.max_bad_share)
-    held_back = make_source(config.data, 'val')
+    try:
+        held_back = make_source(config.data, 'val')
+    except NoSplit as error:
+        logging.warning('%s. Training faces are shown and validated on.', error)
+        held_back = faces
     batches = train_iterator(source, config, jax.process_index(), jax.process_count())
     describe_run(config, workdir, mesh, len(source), len(held_back))
 

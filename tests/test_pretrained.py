@@ -23,7 +23,7 @@ from fi_jax.run.folder import (
     fingerprint,
     load_predictor,
     load_run,
-    resolve_split,
+    open_split,
     results_of,
 )
 from fi_jax.state import example_batch, init_state
@@ -299,9 +299,9 @@ def test_a_training_begins_from_a_file(exported, normal_run):
 
 def test_auto_is_the_test_split_of_the_data_a_file_was_trained_on(exported, normal_run):
     config = normal_run[0].copy_and_resolve_references()
-    assert resolve_split(config, exported, 'auto') == 'test'
+    assert open_split(config, exported, 'auto')[0] == 'test'
     config.data.seed = 5
-    assert resolve_split(config, exported, 'auto') == 'all'
+    assert open_split(config, exported, 'auto')[0] == 'all'
 
 
 @pytest.mark.slow

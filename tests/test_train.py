@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from configs import quickstart, stage1, stage2
-from fi_jax.run.folder import resolve_split
+from fi_jax.run.faults import SomeFailed
+from fi_jax.run.folder import open_split
 from fi_jax.sample import sample_run
 from fi_jax.train import NonFinite, train_and_evaluate
 from tests import masked_autoencoder
@@ -128,12 +129,50 @@ def test_samples_keep_every_visible_pixel_and_differ_inside_the_hole(quick_run, 
         assert (samples[0] != samples[1]).any() and (samples[1] != samples[2]).any()
 
 
-def test_other_data_are_taken_whole(quick_run):
+def write_photos(folder, names):
+    folder.mkdir()
+    for i, name in enumerate(names):
+        photo = np.random.default_rng(i).integers(0, 256, (40, 32, 3), np.uint8)
+        cv2.imwrite(str(folder / f'{name}.png'), photo)
+    return folder
+
+
+@pytest.mark.parametrize('names', ['a', 'abcde'])
+def test_a_few_photos_train_are_evaluated_and_sampled(names, tmp_path):
+    """So few that none is held back for validation or test."""
+    config = masked_autoencoder.get_config('tiny')
+    config.data.source, config.data.path = 'folder', str(write_photos(tmp_path / 'few', names))
+    config.data.val_share = config.data.test_share = 0.05
+    config.batch_size = config.eval.batch_size = config.sample.batch_size = 8
+    state = train_and_evaluate(config, tmp_path / 'run')
+    assert int(state.step) == 6
+    lines = [json.loads(x) for x in (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()]
+    assert [x['val/failures'] for x in lines if 'val/failures' in x] == [0, 0, 0]
+    saved = json.loads((tmp_path / 'run' / 'eval' / 'all_mixture.json').read_text())
+    assert saved['rows']['samples']['all']['psnr/mean']['count'] == len(names)
+
+    # And a corrupt one among those to be completed is left out, and named.
+    (tmp_path / 'few' / 'bad.png').write_bytes((tmp_path / 'few' / 'a.png').read_bytes()[:900])
+    config.sample.out, config.sample.num_samples = str(tmp_path / 'out'), 2
+    left_out = rf'1 of {len(names) + 1} images were left out: bad\.png: damaged'
+    with pytest.raises(SomeFailed, match=left_out):
+        sample_run(config, tmp_path / 'run')
+    faces = {p.name: p for p in (tmp_path / 'out').iterdir() if p.is_dir()}
+    assert sorted(faces) == list(names)
+    for name, face in faces.items():
+        stored = cv2.imread(str(tmp_path / 'few' / f'{name}.png'))[4:36]
+        np.testing.assert_array_equal(cv2.imread(str(face / 'truth.png')), stored)
+        assert len(list(face.glob('sample_*.png'))) == 2
+
+
+def test_other_data_are_taken_whole(quick_run, tmp_path):
     config, workdir = quick_run
     config = config.copy_and_resolve_references()
-    assert resolve_split(config, workdir, 'auto') == 'test'
-    config.data.source, config.data.path = 'zip', 'other.zip'
-    assert resolve_split(config, workdir, 'auto') == 'all'
+    assert open_split(config, workdir, 'auto')[0] == 'test'
+    config.data.source = 'folder'
+    config.data.path = str(write_photos(tmp_path / 'other', 'abc'))
+    split, source = open_split(config, workdir, 'auto')
+    assert split == 'all' and len(source) == 3
 
 
 def test_warm_start_takes_the_weights_and_a_fresh_step(quick_run, tmp_path):

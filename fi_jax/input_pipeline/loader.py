@@ -192,8 +192,9 @@ class EvalExamples:
     """The examples of an evaluation: no flip, the hole fixed by (seed, index).
 
     kind: one of `holes.KINDS`, or 'mixture' for the weights of training. Past the end, up to
-    `padded`, the first example repeats with weight 0. With frames, an example also tells its
-    `frame` (3,) in the stored image: see `frame_of`.
+    `padded`, the first example repeats with weight 0; what stands in for an undecodable image has
+    weight 0 too. With frames, an example also tells its `frame` (3,) in the stored image: see
+    `frame_of`. max_bad_share: config.data.max_bad_share.
     """
 
     def __init__(
@@ -204,13 +205,20 @@ class EvalExamples:
         limit: int,
         multiple: int,
         frames: bool = False,
+        max_bad_share: float | None = None,
     ):
-        self._data = Tolerant(source, config.data.max_bad_share)
+        share = config.data.max_bad_share if max_bad_share is None else max_bad_share
+        self._data = Tolerant(source, share)
         self._res, self._seed, self._hull = config.res, config.seed, config.data.hull
         self._kind = config.data.holes.to_dict() if kind == 'mixture' else kind
         self._frames = frames
         self.count = min(limit, len(source)) if limit else len(source)
         self._padded = -(-self.count // multiple) * multiple
+
+    @property
+    def bad(self) -> dict[int, str]:
+        """Index -> reason, of the images met so far that cannot be decoded."""
+        return self._data.bad
 
     def __len__(self) -> int:
         return self._padded
@@ -218,6 +226,7 @@ class EvalExamples:
     def __getitem__(self, position: int) -> Example:
         real = position < self.count
         index, record, pixels = self._data[position if real else 0]
+        real = real and index not in self.bad
         frame = frame_of(pixels.shape[:2], record.frame)
         image, points = square(pixels, record.landmarks, self._res, frame)
         hole = holes.fixed(self._seed, index, self._kind, image.shape[:2], points)

@@ -33,6 +33,10 @@ class Exit(enum.IntEnum):
     PREEMPTED = 75  # all was saved
 
 
+class SomeFailed(RuntimeError):
+    """Some of many inputs could not be used; what could be done with the others is done."""
+
+
 class NonFinite(RuntimeError):
     """Too many steps in a row whose loss or gradient was not finite."""
 

@@ -8,14 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from fi_jax.input_pipeline.loader import EvalExamples
 from fi_jax.input_pipeline.records import Source
-from fi_jax.input_pipeline.sources import make_source
+from fi_jax.input_pipeline.sources import NoSplit, make_source
 from fi_jax.methods import guidance
 from fi_jax.pretrained import Weights, find, open_weights, own_about, own_settings, placed
+from fi_jax.run.faults import SomeFailed
 
 
 def load_run(config: Any, place: str | Path, mesh: Mesh) -> Weights:
@@ -78,17 +80,35 @@ def results_of(place: str | Path) -> Path:
 def examples_of(config: Any, place: str | Path) -> tuple[str, Source, EvalExamples]:
     """The split that config.eval asks for, its source, and its faces under their holes."""
     options = config.eval
-    split = resolve_split(config, place, options.split)
-    source = make_source(config.data, split)
+    split, source = open_split(config, place, options.split)
     examples = EvalExamples(source, config, options.holes, options.limit, options.batch_size)
     return split, source, examples
 
 
-def resolve_split(config: Any, place: str | Path, split: str) -> str:
-    """'auto' -> 'test' where a run or file was trained on config.data, else 'all'."""
+def stop_if_some_failed(examples: EvalExamples, out: Path) -> None:
+    """Raise SomeFailed where images could not be decoded, though all others were done."""
+    if examples.bad:
+        raise SomeFailed(
+            f'{len(examples.bad)} of {examples.count} images were left out: '
+            f'{"; ".join(examples.bad[i] for i in sorted(examples.bad)[:3])}; '
+            f'the others are in {out}'
+        )
+
+
+def open_split(config: Any, place: str | Path, split: str) -> tuple[str, Source]:
+    """A split of config.data and its faces.
+
+    'auto' is 'test' where a run or file was trained on config.data, else, or where so few faces are
+    there that none is held back, 'all'.
+    """
     if split != 'auto':
-        return split
-    return 'test' if training_data(config, place) is not None else 'all'
+        return split, make_source(config.data, split)
+    if training_data(config, place) is not None:
+        try:
+            return 'test', make_source(config.data, 'test')
+        except NoSplit as error:
+            logging.warning('%s. All faces are taken, those of the training too.', error)
+    return 'all', make_source(config.data, 'all')
 
 
 def training_data(config: Any, place: str | Path) -> Any:

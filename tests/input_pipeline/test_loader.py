@@ -413,6 +413,18 @@ def test_too_many_bad_images_are_one_clear_error(faces, config):
         evaluate(spoiled(faces, 0), config, 4)
 
 
+def test_what_stands_in_for_a_bad_image_counts_for_nothing_in_an_evaluation(faces, config):
+    broken = Records(faces)
+    broken[3] = dataclasses.replace(faces[3], image=b'broken')
+    examples = loader.EvalExamples(broken, config, 'centre', 0, 8, max_bad_share=0.05)
+    whole = loader.EvalExamples(faces, config, 'centre', 0, 8)
+    for i in range(len(whole)):
+        if i == 3:
+            assert examples[i]['weight'] == 0 and set(examples.bad) == {3}
+        else:
+            same(examples[i], whole[i])
+
+
 def test_nothing_but_bad_images_is_one_clear_error(faces):
     with pytest.raises(BadImage, match=r'bad_\d+\.jpg'):
         loader.Tolerant(spoiled(faces, *range(FACES)), 1.0)[0]

@@ -1,12 +1,15 @@
 """Several sets read as one: weights, order, names, persons, splits, the file of sets."""
 
+import os
 import pickle
+import re
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from fi_jax.input_pipeline import joins, mixture, records, sources
+from fi_jax.input_pipeline import joins, lists, loader, mixture, records, sources
 from tests.input_pipeline.photos import config, encode, pixels, write_folder, write_zip
 
 
@@ -150,3 +153,100 @@ def test_a_mixture_needs_its_file(tmp_path):
         sources.make_source(config(source='mixture'), 'all')
     with pytest.raises(FileNotFoundError, match='no such file'):
         sources.make_source(config(source='mixture', sets=str(tmp_path / 'x.toml')), 'all')
+
+
+# ------------------------------------------------------------------- the example of the documents
+
+
+def example():
+    text = (Path(__file__).parents[2] / 'docs' / 'data.md').read_text()
+    return re.search(r'```toml\n(.+?)```', text, re.DOTALL)[1]
+
+
+def test_the_example_of_the_documents_is_a_file_of_sets(tmp_path):
+    path = tmp_path / 'sets.toml'
+    path.write_text(example())
+    sets = mixture.read_sets(path)
+    assert [s['title'] for s in sets] == ['utkface', 'lfw', 'ffhq', 'helen', 'celeba']
+    assert sets[1]['path'] == str(tmp_path / 'faces' / 'lfw-deepfunneled.zip')
+    for given in sets:
+        for field, read in (
+            ('identities', lists.read_identities), ('attributes', lists.read_attributes)
+        ):  # fmt: skip
+            if given.get(field, '').startswith('re:'):
+                read(given[field])
+    assert sets[1]['identities'] == r're:([^/]+)_\d{4}\.jpg$'
+
+
+HERE = {  # of the example -> of the shared folder
+    'faces/utkface.zip': 'faces/utkface_200.zip',
+    'faces/utkface_points.npz': 'faces/utkface_200_points.npz',
+    'faces/lfw-deepfunneled.zip': 'faces/lfw_deepfunneled_250.zip',
+    'faces/lfw_points.npz': 'faces/lfw_dlib68.npz',
+    'faces/ffhq_points.npz': 'faces/ffhq_dlib68.npz',
+    'faces/helen_320.zip': 'landmarks68/ibug_helen_train_afw_320.zip',
+    'faces/helen_320.json': 'landmarks68/ibug_helen_train_afw_320.json',
+    'faces/img_align_celeba.zip': 'faces/celeba_aligned_89x109.zip',
+    'LANDMARKS': 'faces/celeba_dlib68.npz',
+    'faces/identity_CelebA.txt': 'faces/celeba_identity.csv',
+    'faces/list_attr_celeba.txt': 'faces/celeba_attributes.csv',
+    "partition = 'faces/list_eval_partition.txt'\n": '',
+    '[10, 38, 156, 36, 80, 104]': '[5, 19, 78, 18, 40, 52]',  # at half of the official size
+}
+MORE = r"""
+[[set]]
+title = 'lfw_more'
+path = 'faces/lfw_deepfunneled_250_more.zip'
+landmarks = 'faces/lfw_more_dlib68.npz'
+identities = 're:([^/]+)_\d{4}\.jpg$'
+frame = [39, 33, 172, 69, 79, 112]
+"""
+
+
+@pytest.mark.shared
+def test_six_sets_of_photographs_are_one_at_128_pixels(tmp_path, tiny_config):
+    """In evaluation all but UTKFace lie as FFHQ; training draws between it and UTKFace."""
+    data_dir = Path(os.environ['FI_JAX_SHARED']) / 'data'
+    text = example() + MORE
+    for theirs, ours in HERE.items():
+        assert theirs in text
+        text = text.replace(theirs, ours)
+    path = tmp_path / 'sets.toml'
+    path.write_text(re.sub(r"'((?:faces|landmarks68)/)", rf"'{data_dir}/\1", text))
+    data = config(source='mixture', sets=str(path), val_share=0.05, test_share=0.05)
+    opened = {split: sources.make_source(data, split) for split in (*joins.SPLITS, 'all')}
+    assert Counter(name.partition('/')[0] for name in opened['all'].names) == {
+        'utkface': 12_050, 'lfw': 3_714, 'lfw_more': 3_000, 'ffhq': 566, 'helen': 1_207,
+        'celeba': 8_986,
+    }  # fmt: skip
+    seen = {split: set(opened[split].names) for split in joins.SPLITS}
+    assert set.union(*seen.values()) == set(opened['all'].names)
+    assert sum(map(len, seen.values())) == len(opened['all'])
+    photos = {split: {n.rpartition('_')[0] for n in seen[split] if 'lfw' in n} for split in seen}
+    assert not photos['train'] & photos['test'] and not photos['train'] & photos['val']
+
+    def eyes(points):  # their middle, and the distance of the outer corners, in shares of the side
+        corners = points[:, [36, 45]] / 128
+        return np.median(corners.mean(1), 0), np.linalg.norm(corners[:, 1] - corners[:, 0], axis=-1)
+
+    settings = tiny_config('stage1')
+    settings.res, settings.batch_size = 128, 256
+    examples = loader.EvalExamples(opened['test'], settings, 'centre', 600, 1)
+    found: dict[str, list[np.ndarray]] = {}
+    for i in range(600):
+        if examples[i]['has_landmarks']:
+            title = opened['test'].names[i].partition('/')[0]
+            found.setdefault(title, []).append(examples[i]['landmarks'])
+    assert set(found) == {'utkface', 'lfw', 'lfw_more', 'ffhq', 'helen', 'celeba'}
+    for title, points in found.items():
+        (x, y), apart = eyes(np.array(points))
+        assert abs(x - 0.5) < 0.04
+        assert abs(y - (0.30 if title == 'utkface' else 0.47)) < 0.05
+        assert abs(np.median(apart) - (0.54 if title == 'utkface' else 0.34)) < 0.05
+    batches = loader.train_iterator(loader.Tolerant(opened['train'], 0.001), settings)
+    batch = next(batches)
+    batches.close()
+    _, apart = eyes(batch['landmarks'][batch['has_landmarks'] > 0])
+    assert (
+        len(apart) > 240 and 0.25 < np.quantile(apart, 0.1) < 0.4 < np.quantile(apart, 0.9) < 0.62
+    )
