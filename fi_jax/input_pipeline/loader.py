@@ -3,13 +3,14 @@
 A batch is a dict of numpy arrays, images and maps as uint8: image (B,H,W,3) in 0..255; hole,
 face_mask, landmark_map (B,H,W,1) in {0,1}; landmarks (B,68,2) in pixels of the crop; has_landmarks
 (B,), hole_kind (B,) an index into `holes.KINDS`, index (B,) of the image in its split, and weight
-(B,), 0 for the rows that only fill the last batch of an evaluation.
+(B,), 0 for the rows that only fill the last batch of an evaluation. Where config.data.labels asks
+for K attributes: attributes (B,K) as they are listed, and has_attributes (B,K), 0 where unknown.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import cv2
@@ -31,20 +32,20 @@ class Tolerant:
     """
 
     def __init__(self, source: Source, max_bad_share: float):
-        self._source = source
+        self.records = source
         self._allowed = int(max_bad_share * len(source))
         self._lock = threading.Lock()
         self.bad: dict[int, str] = {}
 
     def __len__(self) -> int:
-        return len(self._source)
+        return len(self.records)
 
     def __getitem__(self, index: int) -> tuple[int, Record, np.ndarray]:
         for shift in range(len(self)):
             at = (index + shift) % len(self)
             if at not in self.bad:
                 try:
-                    record = self._source[at]
+                    record = self.records[at]
                     return index, record, decode(record.image, record.name)
                 except BadImage as error:
                     self._note(at, error)
@@ -140,6 +141,34 @@ def face_maps(points: np.ndarray | None, res: int, hull: str) -> Example:
     }
 
 
+def attributes_of(record: Record, labels: Sequence[str]) -> Example:
+    """The attributes of a face that were asked for, and which of them are known; (K,) each."""
+    if not labels:
+        return {}
+    known = record.attributes or {}
+    return {
+        'attributes': np.array([known.get(label, 0) for label in labels], np.float32),
+        'has_attributes': np.array([label in known for label in labels], np.float32),
+    }
+
+
+def labels_of(source: Source, config: Any) -> tuple[str, ...]:
+    """The attributes that config.data.labels asks for.
+
+    Raises ValueError where none of a sample of images has one of them.
+    """
+    labels = tuple(filter(None, config.data.labels.split(',')))
+    if labels:
+        places = np.linspace(0, len(source) - 1, min(256, len(source))).astype(int)
+        found = {label for i in places.tolist() for label in source[i].attributes or ()}
+        if missing := [label for label in labels if label not in found]:
+            raise ValueError(
+                f'config.data.labels={config.data.labels}: no image has {missing[0]!r}; there are '
+                f'{sorted(found) or "none: set config.data.attributes"}'
+            )
+    return labels
+
+
 def _finish(
     index: int,
     image: np.ndarray,
@@ -161,7 +190,8 @@ def _finish(
 class TrainExample:
     """(index, record, pixels) and a generator -> an example with a random flip and hole."""
 
-    def __init__(self, config: Any):
+    def __init__(self, config: Any, labels: Sequence[str] = ()):
+        self._labels = labels
         self._res, self._flip, self._hull = config.res, config.data.flip, config.data.hull
         self._weights = config.data.holes.to_dict()
         self._bent_weights = config.data.bent_holes.to_dict()
@@ -185,7 +215,8 @@ class TrainExample:
             weights = self._bent_weights
         hole = holes.draw_mixture(weights, rng, image.shape[:2], points)
         image = self._augment.recolour(image, rng)
-        return _finish(index, image, points, hole, self._hull)
+        example = _finish(index, image, points, hole, self._hull)
+        return example | attributes_of(record, self._labels)
 
 
 class EvalExamples:
@@ -210,6 +241,7 @@ class EvalExamples:
         share = config.data.max_bad_share if max_bad_share is None else max_bad_share
         self._data = Tolerant(source, share)
         self._res, self._seed, self._hull = config.res, config.seed, config.data.hull
+        self._labels = labels_of(source, config)
         self._kind = config.data.holes.to_dict() if kind == 'mixture' else kind
         self._frames = frames
         self.count = min(limit, len(source)) if limit else len(source)
@@ -231,6 +263,7 @@ class EvalExamples:
         image, points = square(pixels, record.landmarks, self._res, frame)
         hole = holes.fixed(self._seed, index, self._kind, image.shape[:2], points)
         example = _finish(index, image, points, hole, self._hull, float(real))
+        example |= attributes_of(record, self._labels)
         if self._frames:
             example['frame'] = np.array(frame, np.float32)
         return example
@@ -250,7 +283,7 @@ def train_iterator(
         grain.MapDataset.source(source)
         .seed(config.seed)
         .shuffle()
-        .random_map(TrainExample(config))
+        .random_map(TrainExample(config, labels_of(source.records, config)))
         .repeat()
         # Batch, then cut: a host's part is a block of the global batch, as `shard_batch` lays it.
         .batch(rows, drop_remainder=True)[process_index::process_count]

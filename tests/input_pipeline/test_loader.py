@@ -311,6 +311,24 @@ def test_a_face_without_landmarks_has_blank_maps_and_a_hole_all_the_same(faces, 
     assert 0 < hole.mean() < 0.5
 
 
+def test_attributes_come_along_where_they_are_asked_for(faces, config):
+    known = Records(
+        dataclasses.replace(r, attributes={'Male': i % 2, 'Age': 20 + i} if i % 4 else None)
+        for i, r in enumerate(faces)
+    )
+    assert not {'attributes', 'has_attributes'} & set(take(known, config, 1)[0][0])
+    config.data.labels = 'Age,Male'
+    trained = by_index(take(known, config, 3)[0])
+    examples = loader.EvalExamples(known, config, 'centre', 0, 4)
+    for i in range(FACES):
+        for example in (trained[i], examples[i]):
+            assert example['attributes'].tolist() == ([20 + i, i % 2] if i % 4 else [0, 0])
+            assert example['has_attributes'].tolist() == [float(i % 4 > 0)] * 2
+    config.data.labels = 'Age,Smiling'
+    with pytest.raises(ValueError, match=r"no image has 'Smiling'; there are \['Age', 'Male'\]"):
+        take(known, config, 1)
+
+
 # ------------------------------------------------------------------------------ evaluation
 
 
