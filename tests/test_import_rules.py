@@ -49,10 +49,12 @@ ALLOWED = {
     'config.py': ('ml_collections', 'fi_jax.methods'),
     'features.py': ('jax', 'fi_jax.landmarks'),
     # The page of an evaluation needs its results alone: no device, no run.
-    'evaluation/tables.py': ('fi_jax.evaluation.results',),
+    'evaluation/metric_names.py': (),
+    'evaluation/tables.py': ('fi_jax.evaluation.metric_names', 'fi_jax.evaluation.results'),
     'evaluation/charts.py': (
         'numpy',
         'fi_jax.metrics.groups',
+        'fi_jax.evaluation.metric_names',
         'fi_jax.evaluation.results',
         'fi_jax.evaluation.tables',
     ),
@@ -61,6 +63,7 @@ ALLOWED = {
         'PIL',
         'fi_jax.evaluation.charts',
         'fi_jax.run.files',
+        'fi_jax.evaluation.metric_names',
         'fi_jax.evaluation.results',
         'fi_jax.evaluation.tables',
     ),

@@ -12,7 +12,8 @@ from html import escape
 
 import numpy as np
 
-from fi_jax.evaluation.results import Metric, Results, shown
+from fi_jax.evaluation.metric_names import Metric, shown
+from fi_jax.evaluation.results import Results
 from fi_jax.evaluation.tables import (
     QUALITY,
     SPREAD,

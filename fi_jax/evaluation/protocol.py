@@ -16,7 +16,7 @@ from absl import logging
 from jax.sharding import Mesh
 
 from fi_jax import features, sharding
-from fi_jax.evaluation import report
+from fi_jax.evaluation import comparison, report, summaries
 from fi_jax.evaluation import results as res
 from fi_jax.evaluation.results import Results
 from fi_jax.evaluation.scoring import PRIMARY, Draw, batches, located, measure, tolerate
@@ -174,15 +174,15 @@ def compare_runs(runs: Sequence[str], config: Any, workdir: str | Path) -> Resul
 
     Where workdir is an evaluation's file, as the first run may be, the page goes to its run folder.
     """
-    name = config.eval.name or res.common_name(runs)
-    paths = [res.find(run, name) for run in runs]
+    name = config.eval.name or comparison.common_name(runs)
+    paths = [comparison.find(run, name) for run in runs]
     labels = [p.parents[1].resolve().name if p.parent.name == 'eval' else p.stem for p in paths]
     if len(set(labels)) < len(labels):
         labels = [str(run) for run in runs]
     if len(set(labels)) < len(labels):
         raise ValueError(f'--compare {" ".join(runs)}: one run is given twice')
     loaded = {label: res.load(path) for label, path in zip(labels, paths, strict=True)}
-    found = res.compare(loaded)
+    found = comparison.compare(loaded)
     workdir = Path(workdir)
     if workdir.is_file():
         workdir = workdir.parents[1] if workdir.parent.name == 'eval' else workdir.parent
@@ -353,7 +353,7 @@ def write(results: Results, workdir: str | Path, name: str, keep_arrays: bool = 
     if jax.process_index():
         return
     folder = Path(workdir)
-    summary = res.summarise(results)
+    summary = summaries.summarise(results)
     if keep_arrays:
         res.save(results, folder / 'eval' / f'{name}.npz')
     save_json(folder / 'eval' / f'{name}.json', summary)

@@ -17,7 +17,8 @@ import numpy as np
 from PIL import Image
 
 from fi_jax.evaluation import charts, tables
-from fi_jax.evaluation.results import Face, Metric, Results, shown
+from fi_jax.evaluation.metric_names import Metric, shown
+from fi_jax.evaluation.results import Face, Results
 from fi_jax.evaluation.tables import (
     QUALITY,
     SPREAD,

@@ -9,9 +9,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fi_jax.evaluation.results import Metric, Results, shown
+from fi_jax.evaluation.metric_names import Metric, shown
+from fi_jax.evaluation.results import Results
 
-Summary = Mapping[str, Any]  # of `fi_jax.evaluation.results.summarise`
+Summary = Mapping[str, Any]  # of `fi_jax.evaluation.summaries.summarise`
 Cell = Mapping[str, float]  # mean, low, high, stderr, count
 
 TITLES = {

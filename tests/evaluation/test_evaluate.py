@@ -14,9 +14,9 @@ import pytest
 
 from configs import landmarks, stage1
 from fi_jax import sharding
+from fi_jax.evaluation import comparison, scoring, summaries
 from fi_jax.evaluation import protocol as evaluate
 from fi_jax.evaluation import results as res
-from fi_jax.evaluation import scoring
 from fi_jax.input_pipeline import holes
 from fi_jax.input_pipeline.folders import FolderExamples, _numbered, visible_change
 from fi_jax.input_pipeline.loader import EvalExamples
@@ -73,10 +73,10 @@ def test_differences_are_paired():
     """Two rows that differ by 1 on each image: the difference has no spread, the means have."""
     results = made_up()
     results.scores['telea']['psnr_hole/mean'] = results.scores['samples']['psnr_hole/mean'] - 1
-    found = res.summarise(results)['paired']['telea']['psnr_hole/mean']
+    found = summaries.summarise(results)['paired']['telea']['psnr_hole/mean']
     assert found['low'] == pytest.approx(1) and found['high'] == pytest.approx(1)
     assert found['wins'] == 1
-    cell = res.summarise(results)['rows']['samples']['all']['psnr_hole/mean']
+    cell = summaries.summarise(results)['rows']['samples']['all']['psnr_hole/mean']
     assert cell['high'] - cell['low'] > 1
 
 
@@ -108,9 +108,9 @@ def test_a_calibrated_sampler_has_ratio_one_and_a_timid_one_less():
     results = made_up(n=200)
     scores = results.scores['samples']
     scores['l1_hole/mean'] = scores['pair_distance_hole'] * 127.5
-    assert res.calibration(results)['samples']['all']['ratio']['mean'] == pytest.approx(1)
+    assert summaries.calibration(results)['samples']['all']['ratio']['mean'] == pytest.approx(1)
     scores['l1_hole/mean'] *= 2
-    ratio = res.calibration(results)['samples']['all']['ratio']
+    ratio = summaries.calibration(results)['samples']['all']['ratio']
     assert ratio['mean'] == pytest.approx(0.5) and ratio['high'] < 0.51
 
 
@@ -118,7 +118,7 @@ def test_the_worst_group_and_the_gap_of_attributes():
     results = made_up(n=200)
     smiling = results.attributes['smile'] > 0
     results.scores['samples']['psnr_hole/mean'] = np.where(smiling, 18.0, 20.0)
-    found = res.attribute_gaps(results)
+    found = summaries.attribute_gaps(results)
     assert found['worst'] == {'attribute': 'smile', 'side': 'with', 'mean': 18.0}
     assert found['by_attribute']['smile']['gap']['mean'] == pytest.approx(-2)
     assert 'rare' not in found['by_attribute']  # nobody has it: nothing can be said
@@ -505,7 +505,7 @@ def test_copies_of_training_faces_are_found_and_others_are_not(monkeypatch, tmp_
     np.testing.assert_array_equal(
         distance['truth'], found.scores['copies']['train_distance_pixels8/photo']
     )
-    summary = res.summarise(found)['memorisation']
+    summary = summaries.summarise(found)['memorisation']
     assert summary['copies']['copies'] == 1 and summary['copies']['ratio']['median'] == 0
     assert summary['samples']['ratio']['low'] > 0.5 and 'truth' not in summary
 
@@ -695,17 +695,17 @@ def test_runs_are_compared_on_what_they_share():
         b, names=b.names[order], fingerprint=b.fingerprint[order], scores=fewer,
         attributes={}, area=b.area[order], kind=b.kind[order], holes=b.holes[order],
     )  # fmt: skip
-    both = res.compare({'a': a, 'b': b})
+    both = comparison.compare({'a': a, 'b': b})
     assert both.primary == ['a', 'b'] and list(both.scores) == ['a', 'b', 'telea', 'truth']
     assert len(both.names) == 20 and 'different numbers' in both.skipped['metrics of whole sets']
     first = np.flatnonzero(order == 3)
     if len(first):
         at = both.names.tolist().index('003.png')
         assert both.scores['b']['l1_hole/mean'][at] == b.scores['samples']['l1_hole/mean'][first[0]]
-    assert set(res.summarise(both)['paired']) == {'b', 'telea'}
+    assert set(summaries.summarise(both)['paired']) == {'b', 'telea'}
     apart = res.dataclasses.replace(b, fingerprint=b.fingerprint + np.uint64(1000))
     with pytest.raises(ValueError, match='no image and hole in common'):
-        res.compare({'a': a, 'b': apart})
+        comparison.compare({'a': a, 'b': apart})
 
 
 def test_columns_that_were_measured_unlike_are_not_compared():
@@ -716,9 +716,9 @@ def test_columns_that_were_measured_unlike_are_not_compared():
         results.protocol.update(reader={'run': run}, landmarks='data', gates={})
         return results
 
-    alike = res.compare({'a': read_by('lm', 0), 'b': read_by('lm', 1)})
+    alike = comparison.compare({'a': read_by('lm', 0), 'b': read_by('lm', 1)})
     assert 'landmark_error/mean' in alike.scores['b']
-    other = res.compare({'a': read_by('lm', 0), 'b': read_by('other', 1)})
+    other = comparison.compare({'a': read_by('lm', 0), 'b': read_by('other', 1)})
     assert 'landmark_error/mean' not in other.scores['b'] | other.scores['a']
     assert 'psnr_hole/mean' in other.scores['b']
     assert [why for why in other.skipped.values() if 'other readers' in why]

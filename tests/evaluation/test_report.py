@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from fi_jax.evaluation import charts, report, tables
+from fi_jax.evaluation import charts, metric_names, report, summaries, tables
 from fi_jax.evaluation import results as res
 from fi_jax.input_pipeline import holes
 from fi_jax.metrics import bootstrap
@@ -115,7 +115,7 @@ def parsed(page):
 
 
 def page_of(results):
-    return report.page(results, res.summarise(results), 'test')
+    return report.page(results, summaries.summarise(results), 'test')
 
 
 def test_the_page_is_well_formed_and_fetches_nothing():
@@ -163,14 +163,17 @@ def test_faces_are_reported_with_their_floor_their_gates_and_their_reader():
     assert 'no impartial judge' in page_of(results)
     bare = ' '.join(parsed(page_of(made_up())).text)
     assert 'Structure and person' not in bare and 'none in force' in bare
-    assert tables.headline(results, res.summarise(results)).count('landmark_error_hole/mean') == 1
+    assert (
+        tables.headline(results, summaries.summarise(results)).count('landmark_error_hole/mean')
+        == 1
+    )
 
 
 def test_the_line_to_area_nothing_is_drawn_and_said():
     results = made_up(n=60)
     area = results.area / results.pixels
     results.scores['samples']['pair_distance'] = 0.01 + 0.1 * area
-    law = res.summarise(results)['calibration']['samples']['whole_frame']
+    law = summaries.summarise(results)['calibration']['samples']['whole_frame']
     assert law['at_zero'] == pytest.approx(0.01)
     assert law['at_zero_interval'] == pytest.approx([0.01, 0.01])
     assert 'meets area 0 at 0.0100 (0.0100 to 0.0100)' in page_of(results)
@@ -182,7 +185,7 @@ def test_memory_is_a_median_ratio_and_a_share_of_copies():
     cells['train_distance_dlib_face/photo'] = np.linspace(0.5, 0.6, 10)
     cells['train_distance_dlib_face'] = 0.9 * cells['train_distance_dlib_face/photo']
     cells['train_distance_dlib_face'][:3] = [0.1, 0.2, np.nan]
-    summary = res.summarise(results)
+    summary = summaries.summarise(results)
     found = summary['memorisation']['samples']
     assert found['ratio']['median'] == pytest.approx(0.9) and found['count'] == 9
     least = np.linspace(0.5, 0.6, 10)[[0, 1, *range(3, 10)]].min()
@@ -214,7 +217,7 @@ def test_names_from_outside_are_escaped():
     ids=['no_method', 'nothing', 'one_image', 'two', 'no_kinds', 'one_face'],
 )
 def test_poor_results_still_give_a_page(results, tmp_path):
-    page = report.write(results, res.summarise(results), tmp_path, 'x')
+    page = report.write(results, summaries.summarise(results), tmp_path, 'x')
     parsed(page.read_text())
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         'x.csv',
@@ -233,7 +236,7 @@ def test_a_metric_of_nan_alone_is_shown_as_a_dash():
 
 def test_csv_and_latex_hold_the_numbers_of_the_summary():
     results = made_up()
-    summary = res.summarise(results)
+    summary = summaries.summarise(results)
     rows = list(csv.DictReader(io.StringIO(tables.means_csv(summary))))
     cell = summary['rows']['telea']['all']['ssim_hole/mean']
     found = [
@@ -253,14 +256,14 @@ def test_csv_and_latex_hold_the_numbers_of_the_summary():
     assert len(lines) == 1 + len(results.scores)
     assert {line.count('&') for line in lines} == {columns - 1}
     results.scores['samples']['psnr_hole/mean'] *= -1
-    below = tables.latex(results, res.summarise(results)).split('toprule')[1]
+    below = tables.latex(results, summaries.summarise(results)).split('toprule')[1]
     assert below.isascii() and ('$-' in below or '{-' in below)
 
 
 def test_best_is_bold_and_never_the_real_image():
     results = made_up()
     columns = ['psnr_hole/mean', 'l1_hole/mean', 'pair_distance_hole']
-    best = tables.best_rows(results, res.summarise(results), columns)
+    best = tables.best_rows(results, summaries.summarise(results), columns)
     assert best['psnr_hole/mean'] == 'samples'
     lower = {r: results.scores[r]['l1_hole/mean'].mean() for r in ('samples', 'telea')}
     assert best['l1_hole/mean'] == min(lower, key=lower.get)
@@ -276,6 +279,8 @@ def test_labels_are_spread_out_within_bounds():
 
 
 def test_distances_to_the_truth_and_between_samples_never_share_a_title():
-    gt, div = res.shown('lpips_alex_gt/mean'), res.shown('lpips_alex_div')
+    gt, div = metric_names.shown('lpips_alex_gt/mean'), metric_names.shown('lpips_alex_div')
     assert gt.title != div.title and gt.better == 'lower' and div.better == ''
-    assert 'LPIPS' in gt.title and not res.shown('stlpips_alex_gt/mean').title.startswith('LPIPS')
+    assert 'LPIPS' in gt.title and not metric_names.shown('stlpips_alex_gt/mean').title.startswith(
+        'LPIPS'
+    )
