@@ -71,6 +71,7 @@ class Method:
     condition(nets, batch, keys), if given, puts the landmarks that lead into the batch before
     `sample`; where draws_structure, other keys give others.
     watch(nets, batch, key), if given, gives scalars and vectors to follow in training.
+    begins: net -> the net of another run whose weights it takes in a warm start; itself, if absent.
     group: so many neighbours of a batch stay together when it is cut into parts.
     All see prepared batches (`fi_jax.features.prepare`).
     """
@@ -87,6 +88,7 @@ class Method:
     draws_structure: bool = False
     sampling: tuple[str, ...] = ()
     constants: Mapping[str, Any] = field(default_factory=dict)
+    begins: Mapping[str, str] = field(default_factory=dict)
     group: int = 1
 
 

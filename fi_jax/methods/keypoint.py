@@ -18,6 +18,14 @@ import jax.numpy as jnp
 from fi_jax import features, losses, rng
 from fi_jax.features import Batch
 from fi_jax.methods import Method, Nets, Phase
+from fi_jax.methods.critics import (
+    CRITICS,
+    GAN_KINDS,
+    composite,
+    local_view,
+    of_images,
+    scores,
+)
 from fi_jax.methods.keypoint_settings import SETTINGS as SETTINGS
 from fi_jax.nets.critic import Critic
 from fi_jax.nets.embedding import Embedding, FaceEmbedding
@@ -26,10 +34,8 @@ from fi_jax.nets.generator import FaceGenerator
 from fi_jax.nets.layers import reparameterise
 from fi_jax.rng import Keys
 
-CRITICS = ('d_global', 'd_local')
 LANDMARK_SOURCES = ('fen', 'user', 'predictor', 'predictor_sample')
 SEEN = ('masked', 'hole', 'guide')
-GAN_KINDS = {'ns_r1': 'ns', 'wgan_gp': 'wgan', 'hinge_sn': 'hinge'}
 WATCH_SAMPLES = 4
 
 Terms = dict[str, jax.Array]
@@ -85,27 +91,6 @@ def swapped(x: jax.Array) -> jax.Array:
 def prefix(head: str, terms: Terms) -> Terms:
     """The same terms, named head/name."""
     return {f'{head}/{name}': value for name, value in terms.items()}
-
-
-def composite(image: jax.Array, batch: Batch) -> jax.Array:
-    """The image inside the batch's holes, the batch's own pixels elsewhere."""
-    return features.composite(image, batch['image'], batch['hole'])
-
-
-def local_view(image: jax.Array, hole: jax.Array, guide: jax.Array) -> jax.Array:
-    """What D_local sees: image, hole and guide, cropped to half the side around the hole.
-
-    Told the landmarks, it judges whether they are those of the image (Mirza & Osindero, 2014).
-    """
-    view = jnp.concatenate([image, hole, guide], axis=-1)
-    return features.crop_at(view, features.hole_centre(hole), image.shape[1] // 2)
-
-
-def scores(nets: Nets, image: jax.Array, batch: Batch, frozen: bool, **kwargs: Any) -> Terms:
-    """Both critics' scores (B,) of whole images; frozen: with no gradient to the critics."""
-    views = {'d_global': image, 'd_local': local_view(image, batch['hole'], batch['guide'])}
-    calls = {name: nets[name].frozen if frozen else nets[name] for name in CRITICS}
-    return {name: calls[name](views[name], **kwargs) for name in CRITICS}
 
 
 def map_terms(embedding: Embedding, batch: Batch, where: jax.Array) -> Terms:
@@ -444,7 +429,7 @@ class Keypoint:
         if self.config.gan == 'wgan_gp':
             mix = jax.random.uniform(key_mix, (len(fake),))
             fake = jax.lax.stop_gradient(fake)
-            for n, critic in self._critics(nets, batch).items():
+            for n, critic in of_images(nets, batch).items():
                 penalty = losses.gradient_penalty(critic, batch['image'], fake, mix).mean()
                 terms[f'{n}_penalty'] = penalty
                 total += self.config.loss.gradient_penalty * penalty
@@ -455,16 +440,10 @@ class Keypoint:
     ) -> tuple[jax.Array, Terms]:
         """The penalty on real images, weighted by its interval to the same mean strength."""
         _, batch = self.told(batch, key)
-        critics = self._critics(nets, batch)
+        critics = of_images(nets, batch)
         terms = {n: losses.r1(critic, batch['image']).mean() for n, critic in critics.items()}
         weight = self.config.r1_every * self.config.loss.r1
         return weight * jnp.asarray(sum(terms.values())), prefix('r1', terms)
-
-    def _critics(self, nets: Nets, batch: Batch) -> dict[str, Any]:
-        return {
-            'd_global': nets['d_global'],
-            'd_local': lambda x: nets['d_local'](local_view(x, batch['hole'], batch['guide'])),
-        }
 
     def movers(self, paths: str) -> tuple[str, ...]:
         """The nets that the generative loss of some paths moves: path S has no pull on z's own."""

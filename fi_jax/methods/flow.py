@@ -1,0 +1,442 @@
+"""Keypoint-led flow: the missing pixels are carried from noise to a face along a learned velocity.
+
+Conditional flow matching (Lipman et al., 2023): at time t the hole shows t * image + (1 - t) *
+noise, all else the photo. The network predicts the image, and its error is weighed as that of the
+velocity, image - noise. Landmarks lead it as maps, left out at random, so that classifier-free
+guidance (Ho & Salimans, 2022) can turn them up. A style vector carries appearance: read off the
+whole face in training, drawn from what the visible pixels tell in sampling.
+
+Stage 'flow' learns the velocity. Stage 'distill' makes few evaluations enough: the network learns
+to jump to where its teacher, the network of stage 'flow', arrives in many steps, and both critics
+keep what it draws as sharp as photos.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fi_jax import features, losses, rng
+from fi_jax.features import Batch
+from fi_jax.methods import Changes, Method, Nets, Phase, Settings
+from fi_jax.methods.critics import CRITICS, composite, local_view, of_images, scores
+from fi_jax.nets.critic import Critic
+from fi_jax.nets.extractor import Extractor
+from fi_jax.nets.flow import FlowUNet
+from fi_jax.nets.layers import reparameterise
+from fi_jax.rng import Keys
+
+LANDMARK_SOURCES = ('none', 'user', 'predictor', 'predictor_sample')
+SOLVERS = ('euler', 'heun')
+STYLES = ('none', 'prior', 'given')
+BINS = 4  # of time, for the log
+Terms = dict[str, jax.Array]
+
+# Patches are of images of 64 pixels and grow with them: widths then stand at the same sides.
+SIZES: dict[str, Changes] = {
+    # For two CPU cores: .45 GFLOP an evaluation.
+    'small': {'flow.patch': 4, 'flow.widths': (64, 128, 192), 'flow.attention': (4,)},
+    # For one accelerator: 12 GFLOP.
+    'base': {
+        'flow.patch': 1,
+        'flow.widths': (64, 128, 256, 256),
+        'flow.blocks': 2,
+        'flow.attention': (16, 8),
+        'dtype': 'bfloat16',
+        'batch_size': 256,
+        'optim.lr': 4e-4,
+        'optim.warmup_steps': 300,
+        'optim.ema_halflife_images': 350_000.0,
+    },
+    # For many.
+    'large': {
+        'flow.patch': 1,
+        'flow.widths': (128, 256, 512, 512),
+        'flow.blocks': 2,
+        'flow.attention': (16, 8),
+        'dtype': 'bfloat16',
+        'batch_size': 1024,
+        'optim.lr': 4e-4,
+        'optim.warmup_steps': 1_000,
+        'optim.ema_halflife_images': 700_000.0,
+    },
+}
+STAGES: dict[str, Changes] = {
+    'flow': {'steps.flow': 6_000},
+    'distill': {
+        'steps.distill': 2_000,
+        'optim.lr': 1e-4,
+        'optim.b1': 0.0,
+        'optim.weight_decay': 0.0,
+        'sample.steps': 2,
+        'sample.solver': 'euler',
+    },
+}
+ABLATIONS: dict[str, Changes] = {
+    'velocity': {'flow.predict': 'velocity'},
+    'no_style': {'flow.style_dim': 0},
+    'no_landmarks': {'guide_dropout': 1.0},
+    'no_critics': {'flow.adversarial': 0.0},
+}
+
+
+def defaults(res: int) -> dict[str, Any]:
+    """The fields of this method alone."""
+    section = dict(
+        patch=4,
+        widths=(16, 32),
+        blocks=1,  # residual blocks a level
+        attention=(),  # sides of the levels that attend
+        embedding=64 if res == 32 else 256,
+        predict='image',  # 'velocity'
+        least_time_left=0.05,
+        time_mean=-0.4,  # t = sigmoid(N(mean, deviation)); 0 is noise, 1 the image
+        time_deviation=1.0,
+        style_dim=4 if res == 32 else 16,  # 0: none
+        style_dropout=0.5,
+        extractor=(16, 32) if res == 32 else (16, 32, 64, 64),
+        kl=0.02,
+        free_bits=0.02,  # nats a dimension
+        # Of stage 'distill'.
+        distill_jumps=2,  # network evaluations to make enough
+        teacher_steps=4,
+        adversarial=0.02,
+        r1=0.0006 * res**2 / 16,
+        r1_every=16,
+        d_global=(16, 32) if res == 32 else (32, 64, 128, 128),
+        d_local=(16, 32) if res == 32 else (32, 64, 128),
+    )
+    asked = dict(
+        steps=8,  # network evaluations are this, or with 'heun' 2 * steps - 1
+        solver='heun',  # 'euler'
+        guidance_interval=(0.0, 1.0),  # times between which config.guidance holds
+        style='none',  # 'prior': drawn from what the visible pixels tell
+    )
+    return dict(steps=dict(flow=0, distill=0), flow=section, sample=asked)
+
+
+def choices(res: int) -> dict[str, Mapping[str, Changes]]:
+    """What the arguments size and stage of a config choose from."""
+    if res == 32:  # of tests
+        return {
+            'size': {name: {} for name in SIZES},
+            'stage': {name: {f'steps.{name}': 4, 'sample.steps': 2} for name in STAGES},
+        }
+    sizes: dict[str, Changes] = {
+        name: {**size, 'flow.patch': size['flow.patch'] * res // 64} for name, size in SIZES.items()
+    }
+    return {'size': sizes, 'stage': STAGES}
+
+
+SETTINGS = Settings(defaults, choices, ABLATIONS, fixed=('flow', 'size'))
+
+
+def mix(image: jax.Array, noise: jax.Array, hole: jax.Array, t: jax.Array) -> jax.Array:
+    """The state of the flow at time t (B,): noise (t=0) to image (t=1) in the hole, image outside.
+
+    image, noise (B,H,W,3), hole (B,H,W,1) -> (B,H,W,3).
+    """
+    t = t[:, None, None, None]
+    return features.composite(t * image + (1.0 - t) * noise, image, hole)
+
+
+@dataclass(frozen=True)
+class Flow:
+    """The draws, losses and phases of the system under one config; it holds no other state."""
+
+    config: Any
+
+    def nets(self) -> dict[str, Any]:
+        """The velocity's network; with a style, the Extractor and the prior of its code."""
+        f, dtype = self.config.flow, jnp.dtype(self.config.dtype)
+        nets: dict[str, Any] = {
+            'flow': FlowUNet(
+                f.patch, tuple(f.widths), f.blocks, tuple(f.attention), f.embedding, dtype
+            )
+        }
+        if f.style_dim:
+            nets['extractor'] = Extractor(tuple(f.extractor), f.style_dim, dtype)
+            nets['prior'] = Extractor(tuple(f.extractor), f.style_dim, dtype)
+        if self.config.steps.distill:
+            nets['teacher'] = nets['flow'].clone()
+            for name in CRITICS:
+                nets[name] = Critic(tuple(f[name]), dtype=dtype)
+        return nets
+
+    def inputs(self, batch: Batch) -> dict[str, tuple[jax.Array, ...]]:
+        """Example arguments of each network."""
+        condition = self.condition(batch)
+        style = self.no_style(len(batch['image']))
+        t = jnp.zeros(len(batch['image']))
+        seen = self.view(batch['image'], batch['hole'], condition), t, style
+        examples = {
+            'flow': seen,
+            'teacher': seen,
+            'd_global': (batch['image'],),
+            'd_local': (local_view(batch['image'], batch['hole'], condition),),
+            'extractor': (self.face(batch),),
+            'prior': (self.view(batch['masked'], batch['hole'], condition),),
+        }
+        return {name: examples[name] for name in self.nets()}
+
+    # ------------------------------------------------------------------------------ conditions
+
+    def condition(self, batch: Batch, key: jax.Array | None = None) -> jax.Array:
+        """The landmarks that lead, as maps (B,H,W,C); with a key, left out at random."""
+        known = batch['has_landmarks']
+        if key is not None:
+            keep = 1.0 - self.config.guide_dropout
+            known *= jax.random.bernoulli(key, keep, known.shape)
+        elif self.config.landmark_source == 'none':
+            known = jnp.zeros_like(known)
+        return features.guide(batch['landmarks'], known, batch['hole'].shape[1:3])
+
+    def view(self, state: jax.Array, hole: jax.Array, condition: jax.Array) -> jax.Array:
+        """What the network sees: the flow's state, the hole and the landmark maps."""
+        return jnp.concatenate([state, hole, condition], axis=-1)
+
+    def face(self, batch: Batch) -> jax.Array:
+        """What the Extractor sees: the whole face and the features of the source."""
+        names = ('image', 'landmark_map', 'face_mask', 'face_part')
+        return features.stack(*(batch[name] for name in names))
+
+    def no_style(self, rows: int) -> jax.Array:
+        """The style of none: zeros, with a flag of 0."""
+        return jnp.zeros((rows, self.config.flow.style_dim + 1))
+
+    def with_style(self, z: jax.Array, given: jax.Array) -> jax.Array:
+        """z (B,D) and its flag (B,), as the network takes them."""
+        return jnp.concatenate([z * given[:, None], given[:, None]], axis=-1)
+
+    # ---------------------------------------------------------------------------------- losses
+
+    def drawn_style(self, nets: Nets, batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Of training: styles (B,D+1), left out at random, and their KL (B,D) to the prior."""
+        f, rows = self.config.flow, len(batch['image'])
+        if not f.style_dim:
+            return self.no_style(rows), jnp.zeros((rows, 1))
+        key_unit, key_given = jax.random.split(key)
+        mean, logvar = nets['extractor'](self.face(batch))
+        prior = nets['prior'](self.view(batch['masked'], batch['hole'], batch['guide']))
+        z = reparameterise(mean, logvar, jax.random.normal(key_unit, mean.shape))
+        given = jax.random.bernoulli(key_given, 1.0 - f.style_dropout, (rows,))
+        return self.with_style(z, given.astype(jnp.float32)), losses.kl_gaussian(
+            mean, logvar, *prior
+        )
+
+    def velocity(self, out: jax.Array, state: jax.Array, t: jax.Array) -> jax.Array:
+        """The velocity that an output of the network means, at a state and time t (B,).
+
+        Predicting the image holds a small network to images (Li & He, 2025, "Back to basics"); near
+        the end the division is held back.
+        """
+        if self.config.flow.predict == 'velocity':
+            return out
+        left = jnp.maximum(1.0 - t, self.config.flow.least_time_left)
+        return (out - state) / left[:, None, None, None]
+
+    def flow_loss(
+        self, nets: Nets, batch: Batch, key: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, Terms]:
+        """Squared error of the velocity inside the holes, and the style's KL to its prior."""
+        f = self.config.flow
+        key_t, key_noise, key_guide, key_style = jax.random.split(key, 4)
+        image, hole = batch['image'], batch['hole']
+        batch = {**batch, 'guide': self.condition(batch, key_guide)}
+        t = f.time_mean + f.time_deviation * jax.random.normal(key_t, (len(image),))
+        t = jax.nn.sigmoid(t)
+        noise = jax.random.normal(key_noise, image.shape)
+        style, kl = self.drawn_style(nets, batch, key_style)
+        state = mix(image, noise, hole, t)
+        out = nets['flow'](self.view(state, hole, batch['guide']), t, style)
+        error = jnp.square(self.velocity(out, state, t) - (image - noise))
+        each = (error * hole).sum(axis=(1, 2, 3))
+        pixels = 3.0 * hole.sum(axis=(1, 2, 3))
+        loss = each.sum() / jnp.maximum(pixels.sum(), 1.0)
+        terms = {'flow': loss}
+        for b in range(BINS):
+            inside = (t * BINS).astype(jnp.int32) == b
+            seen = (pixels * inside).sum()
+            mean = (each * inside).sum() / jnp.maximum(seen, 1.0)
+            terms[f'flow_t{b}'] = jnp.where(seen > 0, mean, jnp.nan)
+        if f.style_dim:
+            terms['kl'] = kl.sum(-1).mean()
+            loss += f.kl * losses.free_bits(kl, f.free_bits)
+        return loss, terms
+
+    def distill_loss(
+        self, nets: Nets, batch: Batch, key: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, Terms]:
+        """From a state of its own, one jump against the teacher's steps; and both critics.
+
+        The state is noise, or what the network's first jumps made of it, as in sampling; so it is
+        distilled where it will be used (Yin et al., 2024, "Improved distribution matching
+        distillation"). A pseudo-Huber distance (Song & Dhariwal, 2024) spares what is sharp.
+        """
+        f = self.config.flow
+        key_k, key_noise, key_guide, key_style = jax.random.split(key, 4)
+        hole, rows = batch['hole'], len(batch['image'])
+        batch = {**batch, 'guide': self.condition(batch, key_guide)}
+        style = jax.lax.stop_gradient(self.drawn_style(nets, batch, key_style)[0])
+        noise = jax.random.normal(key_noise, batch['image'].shape)
+        jumps = jax.random.randint(key_k, (rows,), 0, f.distill_jumps)
+
+        def jump(net: Any, state: jax.Array, t: jax.Array) -> jax.Array:
+            out = net(self.view(state, hole, batch['guide']), t, style)
+            return state + (1.0 - t)[:, None, None, None] * self.velocity(out, state, t)
+
+        state, t = mix(batch['image'], noise, hole, jnp.zeros(rows)), jnp.zeros(rows)
+        for k in range(1, f.distill_jumps):
+            ahead = jnp.full((rows,), k / f.distill_jumps)
+            reached = mix(jump(nets['flow'].frozen, state, t), noise, hole, ahead)
+            take = jumps >= k
+            state = jnp.where(take[:, None, None, None], reached, state)
+            t = jnp.where(take, ahead, t)
+        state = features.composite(jax.lax.stop_gradient(state), batch['image'], hole)
+
+        target, left = state, 1.0 - t
+        for k in range(f.teacher_steps):
+            at = t + left * k / f.teacher_steps
+            out = nets['teacher'].frozen(self.view(target, hole, batch['guide']), at, style)
+            pace = self.velocity(out, target, at) * (left / f.teacher_steps)[:, None, None, None]
+            target = features.composite(target + pace, batch['image'], hole)
+        target = jax.lax.stop_gradient(target)
+
+        drawn = jump(nets['flow'], state, t)
+        error = jnp.square(drawn - target).mean(-1, keepdims=True)
+        near = 0.03
+        huber = losses.masked_mean(jnp.sqrt(error + near**2) - near, hole).mean()
+        fake = composite(drawn, batch)
+        seen = scores(nets, fake, batch, frozen=True)
+        adversarial = {n: losses.adversarial_loss('ns', seen[n]).mean() for n in CRITICS}
+        on_fake = scores(nets, jax.lax.stop_gradient(fake), batch, frozen=False)
+        on_real = scores(nets, batch['image'], batch, frozen=False)
+        critic = {n: losses.critic_loss('ns', on_real[n], on_fake[n]).mean() for n in CRITICS}
+        total = huber + sum(critic.values())
+        total += f.adversarial * sum(adversarial.values())
+        terms = {'huber': huber, **{f'adv_{n[2:]}': x for n, x in adversarial.items()}}
+        terms |= {f'{n}_margin': (on_real[n] - on_fake[n]).mean() for n in CRITICS}
+        return jnp.asarray(total), terms | critic
+
+    def r1_loss(
+        self, nets: Nets, batch: Batch, key: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, Terms]:
+        """The critics' penalty on real images, by interval (Mescheder et al., 2018)."""
+        batch = {**batch, 'guide': self.condition(batch, key)}
+        critics = of_images(nets, batch)
+        terms = {n: losses.r1(critic, batch['image']).mean() for n, critic in critics.items()}
+        return self.config.flow.r1_every * self.config.flow.r1 * jnp.asarray(
+            sum(terms.values())
+        ), terms
+
+    def stages(self) -> dict[str, tuple[Phase, ...]]:
+        """What moves which nets in each stage."""
+        learners = ('flow', 'extractor', 'prior') if self.config.flow.style_dim else ('flow',)
+        return {
+            'flow': (Phase('flow', learners, self.flow_loss),),
+            'distill': (
+                Phase('distill', ('flow', *CRITICS), self.distill_loss),
+                Phase('r1', CRITICS, self.r1_loss, every=self.config.flow.r1_every),
+            ),
+        }
+
+    # --------------------------------------------------------------------------------- samples
+
+    def sample(self, nets: Nets, batch: Batch, keys: Keys) -> dict[str, jax.Array]:
+        """Completions, from noise and a style drawn from keys (B,).
+
+        told (B,68,2): the landmarks that led each, in pixels, NaN where none did.
+        """
+        options, image, hole = self.config.sample, batch['image'], batch['hole']
+        rows, led = len(image), self.config.landmark_source != 'none'
+        noise = rng.normal(rng.named(keys, 'noise'), image.shape[1:])
+        guide = self.condition(batch)
+        style = self.no_style(rows)
+        if self.config.flow.style_dim and options.style != 'none':
+            if options.style == 'given':
+                z = batch['style']
+            else:
+                mean, logvar = nets['prior'](self.view(batch['masked'], hole, guide))
+                unit = rng.normal(rng.named(keys, 'style'), mean.shape[1:])
+                z = reparameterise(mean, logvar, unit)
+            style = self.with_style(z, jnp.ones(rows))
+
+        def velocity(state: jax.Array, t: jax.Array, guide: jax.Array) -> jax.Array:
+            times = jnp.broadcast_to(t, (rows,))
+            out = nets['flow'](self.view(state, hole, guide), times, style)
+            return self.velocity(out, state, times)
+
+        def guided(state: jax.Array, t: jax.Array) -> jax.Array:
+            v = velocity(state, t, guide)
+            if led and self.config.guidance != 1.0:
+                free = velocity(state, t, jnp.zeros_like(guide))
+                low, high = options.guidance_interval
+                strength = jnp.where((t >= low) & (t <= high), self.config.guidance, 1.0)
+                v = free + strength * (v - free)
+            return v * hole
+
+        steps, times = options.steps, jnp.linspace(0.0, 1.0, options.steps + 1)
+
+        def euler(i: jax.Array | int, state: jax.Array) -> jax.Array:
+            return state + guided(state, times[i]) / steps
+
+        def heun(i: jax.Array | int, state: jax.Array) -> jax.Array:
+            v = guided(state, times[i])
+            ahead = guided(state + v / steps, times[i + 1])
+            return state + (v + ahead) / (2 * steps)
+
+        # At the end of time the velocity is not defined, so the last step is Euler's.
+        state = mix(image, noise, hole, jnp.zeros(rows))
+        step = heun if options.solver == 'heun' else euler
+        if steps > 1:
+            state = jax.lax.fori_loop(0, steps - 1, step, state)
+        state = euler(steps - 1, state)
+        out = {'image': jnp.clip(state, -1.0, 1.0)}
+        if led:
+            known = batch['has_landmarks'][:, None, None] > 0
+            out['told'] = jnp.where(known, batch['landmarks'], jnp.nan)
+        return out
+
+    def watch(self, nets: Nets, batch: Batch, key: jax.Array) -> Terms:
+        """How many numbers of the style are used, and how many nats they carry."""
+        posterior = nets['extractor'](self.face(batch))
+        view = self.view(batch['masked'], batch['hole'], self.condition(batch))
+        kl = losses.kl_gaussian(*posterior, *nets['prior'](view)).mean(0)
+        return {'kl': kl.sum(), 'kl_active': (kl > 0.02).sum().astype(jnp.float32)}
+
+
+def make(config: Any) -> Method:
+    """The method of a config; raises ValueError on an unknown switch."""
+    options = config.sample
+    for name, value, known in (
+        ('flow.predict', config.flow.predict, ('image', 'velocity')),
+        ('landmark_source', config.landmark_source, LANDMARK_SOURCES),
+        ('sample.style', options.style, STYLES),
+        ('sample.solver', options.solver, SOLVERS),
+    ):
+        if value not in known:
+            raise ValueError(f'config.{name}={value!r}: choose one of {list(known)}')
+    if options.steps < 1:
+        raise ValueError(f'config.sample.steps={options.steps}: choose 1 or more')
+    if config.guidance < 0:
+        raise ValueError(
+            f'config.guidance={config.guidance}: 0 ignores landmarks; choose 0 or more'
+        )
+    system = Flow(config)
+    nets = system.nets()
+    styled = config.flow.style_dim > 0
+    learners = ('flow', 'extractor', 'prior') if styled else ('flow',)
+    return Method(
+        nets=nets,
+        inputs=system.inputs,
+        stages=system.stages(),
+        sample=system.sample,
+        watch=system.watch if styled else None,
+        ema=learners if config.optim.ema_halflife_images > 0 else (),
+        sampling=learners,
+        begins={'teacher': 'flow'} if 'teacher' in nets else {},
+    )
