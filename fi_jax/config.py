@@ -40,6 +40,8 @@ def base(method: str, res: int) -> ConfigDict:
 
     # Steps of each stage, played in the method's order; 0 leaves a stage out.
     c.steps = ConfigDict()
+    # Wall time to train for, in place of the steps, whose ratio then shares it out; 0: by steps.
+    c.minutes = 0.0
     c.guide_dropout = 0.4  # share of training examples that are not told their landmarks
     # Whose landmarks lead a completion: none; 'user', those of data.landmarks; 'predictor', the
     # points that a run of configs/landmarks.py finds; 'predictor_sample', a shape that it draws for

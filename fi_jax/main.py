@@ -17,7 +17,7 @@ from __future__ import annotations
 import logging as std_logging
 import runpy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -137,25 +137,27 @@ def open_config(config: ConfigDict, place: Path) -> ConfigDict:
 
     own = own_settings(place, '--checkpoint' if CHECKPOINT.value else '--workdir')
     given = config_flags.get_override_values(FLAGS['config'])
-    settings.refuse(own, chosen_by_arguments(config) | given, place)
+    settings.refuse(own, chosen_by_arguments(config, own) | given, place)
     return settings.opened(own, config, given)
 
 
-def chosen_by_arguments(config: ConfigDict) -> dict[str, Any]:
+def chosen_by_arguments(config: ConfigDict, own: Mapping[str, Any]) -> dict[str, Any]:
     """Method, and what the arguments after the colon of --config chose, by dotted path.
 
     An argument that bears a field's name (res, preset) chose that field; any other (ablate) what a
-    config without it has otherwise.
+    config without it has otherwise, unless the run has half of it or more: flags of its training
+    may have changed the rest since.
     """
-    from fi_jax.run.settings import flat, settings_of
+    from fi_jax.config import find
+    from fi_jax.run.settings import flat, is_asked, settings_of
 
     given = next((a for a in sys.argv if a.startswith('--config=')), '')
     path, _, text = given.removeprefix('--config=').partition(':')
     if not path or path == str(OWN_CONFIG):
         return {}
-    get_config = runpy.run_path(config_flags.get_config_filename(FLAGS['config']))['get_config']
+    get_config = runpy.run_path(str(find(path)))['get_config']
     words = [word for word in text.split(',') if word]
-    chosen = {'method': config.method}
+    chosen, there = {'method': config.method}, flat(own)
     for word in words:
         name = word.partition('=')[0]
         if name in config:
@@ -163,7 +165,9 @@ def chosen_by_arguments(config: ConfigDict) -> dict[str, Any]:
             continue
         rest = ','.join(w for w in words if w != word)
         whole, without = (flat(settings_of(get_config(x))) for x in (text, rest))
-        chosen |= {k: v for k, v in whole.items() if without.get(k) != v}
+        made = {k: v for k, v in whole.items() if without.get(k) != v and not is_asked(k)}
+        agreed = sum(there.get(k, v) == v for k, v in made.items())
+        chosen |= made if 2 * agreed < len(made) else {}
     return chosen
 
 

@@ -76,15 +76,19 @@ OPTIMIZERS: dict[str, Callable[[Any, float], optax.GradientTransformation]] = {
 }
 
 
-def rate_scale(step: jax.Array, steps: int, optim: Any) -> jax.Array:
+def rate_scale(
+    step: jax.Array, steps: int, optim: Any, moment: jax.Array | None = None
+) -> jax.Array:
     """Factor of the learning rate at a step of a stage of so many steps.
 
     Up to 1 over the first config.optim.warmup_steps, then 1, then down to 0 over the last
-    decay_share of the steps: in a line, or as config.optim.decay says, along a cosine.
+    decay_share of the steps: in a line, or as config.optim.decay says, along a cosine. moment: how
+    far the stage is, in its steps, where another clock than the count of steps tells that.
     """
     scale = jnp.ones(())
+    moment = step if moment is None else moment
     if optim.decay_share > 0:
-        scale = jnp.clip((steps - step) / (optim.decay_share * steps), 0.0, 1.0)
+        scale = jnp.clip((steps - moment) / (optim.decay_share * steps), 0.0, 1.0)
         if optim.decay == 'cosine':
             scale = 0.5 - 0.5 * jnp.cos(jnp.pi * scale)
         elif optim.decay != 'linear':

@@ -93,9 +93,10 @@ def make_train_step(
         grads = jax.tree.map(lambda x: x / parts, total)
         return jax.tree.map(lambda x: x.mean(0), logs), grads, stats
 
-    def play(state: Any, batch: Any, phase: Phase, key: Any, step: Any, constants: Any):
-        (loss, metrics), grads, stats = gradients(state.nets, batch, phase, key, step, constants)
-        scale = rate_scale(step, num_steps, config.optim)
+    def play(state: Any, batch: Any, phase: Phase, key: Any, at: Any, constants: Any):
+        step, moment = at
+        (loss, metrics), grads, stats = gradients(state.nets, batch, phase, key, moment, constants)
+        scale = rate_scale(step, num_steps, config.optim, moment)
         moved, norms, sizes = {}, {}, []
         for name in phase.nets:
             net = state.nets[name]
@@ -120,22 +121,26 @@ def make_train_step(
         logs |= {f'grad_norm/{phase.name}/{name}': norm for name, norm in norms.items()}
         return state.replace(nets=nets), logs
 
-    def play_lazily(state: Any, batch: Any, phase: Phase, key: Any, step: Any, constants: Any):
-        shapes = jax.eval_shape(lambda: play(state, batch, phase, key, step, constants)[1])
+    def play_lazily(state: Any, batch: Any, phase: Phase, key: Any, at: Any, constants: Any):
+        shapes = jax.eval_shape(lambda: play(state, batch, phase, key, at, constants)[1])
         # NaN on the idle steps: the log averages over the steps where there is a value.
         idle = jax.tree.map(lambda s: jnp.full(s.shape, jnp.nan, s.dtype), shapes)
         idle[f'skipped/{phase.name}'] = jnp.zeros(())
         return jax.lax.cond(
-            step % phase.every == 0,
-            lambda: play(state, batch, phase, key, step, constants),
+            at[0] % phase.every == 0,
+            lambda: play(state, batch, phase, key, at, constants),
             lambda: (state, idle),
         )
 
     def train_step(
-        state: TrainState, batch: features.Batch, constants: Mapping[str, Any] | None = None
+        state: TrainState,
+        batch: features.Batch,
+        constants: Mapping[str, Any] | None = None,
+        moment: jax.Array | None = None,
     ) -> tuple[TrainState, Metrics]:
         constants = constants or {}
         step = state.step - first_step
+        at = step, step if moment is None else moment
         size = batch['image'].shape[0]
         batch = features.prepare(batch)
         metrics: Metrics = {}
@@ -144,7 +149,7 @@ def make_train_step(
             for repeat in range(phase.repeats):
                 key = rng.key(config.seed, f'train/{stage}/{phase.name}/{repeat}', state.step)
                 run = play if phase.every == 1 else play_lazily
-                state, logs = run(state, batch, phase, key, step, constants)
+                state, logs = run(state, batch, phase, key, at, constants)
                 name = f'skipped/{phase.name}'
                 logs[name] += metrics.get(name, 0.0)  # of repeats, each may fail
                 metrics |= logs

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from absl import logging
 from clu import parameter_overview
 from jax.sharding import Mesh
@@ -22,11 +23,13 @@ from fi_jax.input_pipeline.sources import NoSplit, make_source
 from fi_jax.methods import Method, make_method
 from fi_jax.optim import make_optimizers
 from fi_jax.pretrained import warm_start
+from fi_jax.pretrained.export import export_run
+from fi_jax.run import budget
 from fi_jax.run.checkpoint import Checkpointer
 from fi_jax.run.faults import HostWatch, NonFinite, Preempted, Preemption
 from fi_jax.run.folder import fingerprint
 from fi_jax.run.meter import Clock, Meter, Profile
-from fi_jax.run.resume import check_resume, fixed_settings, stage_plan
+from fi_jax.run.resume import begun_stages, check_resume, fixed_settings, stage_plan
 from fi_jax.run.settings import settings_of
 from fi_jax.run.writers import Writer, save_json
 from fi_jax.state import TrainState, init_state
@@ -35,28 +38,38 @@ from fi_jax.state import TrainState, init_state
 def train_and_evaluate(config: Any, workdir: str | Path) -> TrainState:
     """Train the stages of a config in a run folder, evaluate at the end, return the last state.
 
-    Begins from, in this order: the newest whole checkpoint of the run folder itself, the run that
-    config.warm_start names, fresh weights. Raises ValueError, FileNotFoundError or OSError on bad
-    input, NonFinite when training diverged, Preempted when SIGTERM asked it to save and end.
+    Begins from, in this order: the newest whole checkpoint of the run folder itself, what
+    config.warm_start names, fresh weights. By config.minutes, stages last their shares of that
+    time, and the weights are exported at the end. Raises ValueError, FileNotFoundError or OSError
+    on bad input, NonFinite when training diverged, Preempted when SIGTERM asked it to save and end.
     """
-    workdir = Path(workdir)
+    workdir, begin = Path(workdir), budget.now()
     with (
         HostWatch(workdir / 'hosts', config.mesh.timeout) as hosts,
         Preemption() as preemption,
         Clock(workdir) as clock,
     ):
-        return _train(config, workdir, hosts, preemption, clock)
+        state = _train(config, workdir, hosts, preemption, clock, begin)
+    if config.minutes:
+        out = workdir / 'weights.safetensors'
+        logging.info('%s: sha256 %s', out, export_run(workdir, out))
+    return state
 
 
 def _train(
-    config: Any, workdir: Path, hosts: HostWatch, preemption: Preemption, clock: Clock
+    config: Any,
+    workdir: Path,
+    hosts: HostWatch,
+    preemption: Preemption,
+    clock: Clock,
+    begin: float,
 ) -> TrainState:
     mesh = sharding.make_mesh(config.mesh.fsdp)
     method = make_method(config)
     optimizers = make_optimizers(config, method.nets)
     plan = stage_plan(method, config)
-    stage_ends = {last for _, _, last in plan}
-    last_step = max(stage_ends)
+    begun: dict[str, int] = {}  # stage -> its first step
+    seconds = 0.0
     profile = Profile(config.profile_steps, workdir)
 
     faces = make_source(config.data, 'train')
@@ -89,6 +102,7 @@ def _train(
         if resumes:
             state, position, meta = checkpointer.restore(state)
             check_resume(config, plan, int(state.step), meta, fingerprint(faces), workdir)
+            begun, seconds = begun_stages(meta, int(state.step)), meta.get('seconds', 0.0)
             batches.set_state(position)
             logging.info('resumed %s at step %d', workdir, int(state.step))
         elif config.warm_start:
@@ -104,6 +118,8 @@ def _train(
         writer.rewind(int(state.step) if resumes else -1)
         about = {'settings': fixed_settings(config), 'steps': config.steps.to_dict()}
         about['data'] = fingerprint(faces)
+        counts = {stage: last - first for stage, first, last in plan}
+        timer = budget.Budget(config.minutes, counts, seconds, begin)
 
         look = Look(method, held_back, config, mesh, writer)
         validation = EvalExamples(
@@ -113,14 +129,14 @@ def _train(
         validate = task.mean_scores(method, validation, config, mesh, config.validate.num_samples)
         trouble: dict[str, str] = {}  # metrics that failed: they never end a training
 
-        def boundary(stage: str, step: int, state: TrainState) -> None:
+        def boundary(stage: str, step: int, state: TrainState, ended: bool = False) -> None:
             """What happens between two steps: look, validate, save, and end where one must."""
             preempted = preemption.reached(step)
-            if step % config.pictures_every == 0 or step == last_step:
+            if step % config.pictures_every == 0 or (ended and stage == plan[-1][0]):
                 with clock('look'):
                     look(step, state)
             means: dict[str, float] = {}
-            due = step % config.checkpoint.every == 0 or step in stage_ends
+            due = step % config.checkpoint.every == 0 or ended
             if step and due:
                 with clock('eval'), tolerate(trouble, f'validation at step {step}'):
                     means = validate(state.nets)
@@ -130,20 +146,26 @@ def _train(
                 # A checkpoint without a finite score is kept as the newest, never as the best.
                 scored = math.isfinite(means.get(config.checkpoint.best, math.nan))
                 with clock('checkpoint'):
-                    meta = {'stage': stage, **about}
+                    meta = {'stage': stage, 'begun': dict(begun), **about}
+                    if config.minutes:
+                        meta['seconds'] = timer.seconds()
                     scores = means if scored else {}
                     checkpointer.save(step, state, batches.get_state(), meta, scores)
-                    if step in stage_ends or preempted:
+                    if ended or preempted:
                         checkpointer.wait()
             if preempted:
                 raise Preempted(f'step {step} is saved in {workdir}; the same command resumes')
-            if step in stage_ends:
+            if ended:
                 preemption.saved = True  # a long compilation or evaluation follows
 
-        for stage, first, last in plan:
-            step = max(int(state.step), first)
-            if step >= last:
+        for place, (stage, first, last) in enumerate(plan):
+            step = int(state.step)
+            if config.minutes:
+                first = begun.get(stage, step)
+            over = step > first and timer.moment(stage, first, step) >= counts[stage]
+            if over or any(later in begun for later, _, _ in plan[place + 1 :]):
                 continue
+            begun[stage] = first
             if step == 0:
                 boundary(stage, step, state)
             train_step = jax.jit(
@@ -151,31 +173,35 @@ def _train(
                 donate_argnums=0,
                 out_shardings=(placement, sharding.replicated(mesh)),
             )
-            meter = Meter(stage, config, last, writer, clock)
-            kind = 'compile'
-            while step < last:
+            meter = Meter(stage, config, None if config.minutes else last, writer, clock)
+            kind, moment = 'compile', None
+            while not over:
                 profile(step, state)
                 with clock('data'):
                     batch = sharding.shard_batch(next(batches), mesh)
                 hosts.mark()
                 with clock(kind):
-                    state, metrics = train_step(state, batch, constants)
+                    if config.minutes:
+                        passed = jnp.float32(timer.moment(stage, first, step))
+                        moment = jax.device_put(passed, sharding.replicated(mesh))
+                    state, metrics = train_step(state, batch, constants, moment)
                     step, kind = step + 1, 'step'
-                    due = meter.add(step, metrics)
+                    over = timer.moment(stage, first, step) >= counts[stage]
+                    due = meter.add(step, metrics, over, timer.left())
                 preemption.saved = False
                 clock.last = step
                 hosts.mark()
                 if due:
                     stop_if_diverged(state, config.max_skips, meter.trouble)
                 # Before the next batch is taken: the saved data position is the step's own.
-                boundary(stage, step, state)
+                boundary(stage, step, state, over)
         batches.close()
 
         if source.bad:
             logging.warning('%d bad images were replaced by their neighbours', len(source.bad))
         if config.eval.at_end:
             with clock('eval'), tolerate(trouble, 'the evaluation at the end'):
-                found = task.evaluate_split(method, state.nets, config, workdir, mesh, last_step)
+                found = task.evaluate_split(method, state.nets, config, workdir, mesh, clock.last)
                 logging.info('evaluation of %s\n%s', workdir, task.as_text(found))
         if trouble:
             logging.warning('%d evaluations failed: %s', len(trouble), ', '.join(trouble))

@@ -30,8 +30,9 @@ class Phase:
     """One move of a training step: the gradient of a loss, applied to some nets.
 
     loss(nets, batch, key, step) -> (scalar, {name: scalar to log}); step counts from the start of
-    the stage. Each net in `nets` moves by its own optimizer. `every` plays the phase on each k-th
-    step only (lazy regularisation); `repeats` plays it k times on a batch, each with its own key.
+    the stage (by config.minutes: the share of its time, in steps). Each net in `nets` moves by its
+    own optimizer. `every` plays the phase on each k-th step only (lazy regularisation); `repeats`
+    plays it k times on a batch, each with its own key.
     """
 
     name: str

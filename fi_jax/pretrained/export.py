@@ -10,6 +10,7 @@ read from RUN/eval/*.json, limits. Every mode takes the file in place of the run
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib.metadata
 import json
 import sys
@@ -17,10 +18,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+import jax
 import ml_dtypes
 import numpy as np
 
-from fi_jax import guidance
+from fi_jax.methods import guidance
 from fi_jax.pretrained import Weights, files, open_weights, own_about, tensors_of
 from fi_jax.run.files import whole
 from fi_jax.run.folder import data_name, data_of, load_predictor
@@ -81,9 +83,12 @@ def export_run(
     if max_bytes and len(data) > max_bytes:
         hint = ' --dtype=bfloat16 halves it' if dtype == 'float32' else ''
         raise ValueError(f'--max_bytes={max_bytes:,}: the file would have {len(data):,};{hint}')
-    sha256 = files.write(out, data)
-    with whole(out.with_suffix('.md')) as part:
-        part.write_text(card(out.name, about, len(data), sha256))
+    sha256 = hashlib.sha256(data).hexdigest()
+    if jax.process_index() == 0:
+        with whole(out) as part:
+            part.write_bytes(data)
+        with whole(out.with_suffix('.md')) as part:
+            part.write_text(card(out.name, about, len(data), sha256))
     return sha256
 
 

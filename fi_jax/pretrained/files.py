@@ -17,8 +17,6 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from fi_jax.run.files import whole
-
 SUFFIX = '.safetensors'
 SCHEMA = 1
 KEY = 'fi_jax'  # one alone: the order of several would differ from file to file
@@ -36,13 +34,6 @@ def encode(tensors: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> bytes
     arrays = {name: np.ascontiguousarray(x) for name, x in tensors.items()}
     told = {'schema': SCHEMA, 'sha256': _digest(arrays, about), 'about': dict(about)}
     return safetensors.numpy.save(arrays, {KEY: json.dumps(told, sort_keys=True)})
-
-
-def write(path: str | Path, data: bytes) -> str:
-    """Put the bytes there, whole or not at all -> their SHA-256."""
-    with whole(Path(path)) as part:
-        Path(part).write_bytes(data)
-    return hashlib.sha256(data).hexdigest()
 
 
 def read(path: str | Path, sha256: str = '') -> tuple[Tensors, dict[str, Any], str]:

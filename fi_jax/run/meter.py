@@ -81,10 +81,11 @@ class Clock:
 class Meter:
     """The numbers of a stage, written each config.log_every steps.
 
-    The first step of a stage, with its compilation, is in no rate.
+    The first step of a stage, with its compilation, is in no rate. last: its last step, where that
+    is known.
     """
 
-    def __init__(self, stage: str, config: Any, last: int, writer: Writer, clock: Clock):
+    def __init__(self, stage: str, config: Any, last: int | None, writer: Writer, clock: Clock):
         self._stage, self._last, self._writer, self._clock = stage, last, writer, clock
         self._batch_size, self._every = config.batch_size, config.log_every
         self._pending: list[dict[str, jax.Array]] = []
@@ -95,14 +96,19 @@ class Meter:
         self._idle: set[str] = set()
         self.trouble = ''
 
-    def add(self, step: int, metrics: dict[str, jax.Array]) -> bool:
-        """Take a finished step's metrics; true where a line was due, and written."""
+    def add(
+        self, step: int, metrics: dict[str, jax.Array], ended: bool = False, left: float = 0.0
+    ) -> bool:
+        """Take a finished step's metrics; true where a line was due, and written.
+
+        ended: the stage is over. left: its seconds, where no last step is known.
+        """
         self._pending.append(metrics)
         if len(self._pending) > 2:
             # The host runs two steps ahead at most, else waiting for data could not be told.
             jax.block_until_ready(self._pending[-3])
         self._time()
-        if step % self._every and step != self._last:
+        if step % self._every and not ended:
             return False
         rows: Rows = jax.device_get(self._pending)
         for message in self._skips(step, rows):
@@ -112,8 +118,8 @@ class Meter:
         self._pending, self._durations = [], []
         self._writer.scalars(step, means | times | memory())
         losses = '  '.join(f'{k} {v:.4g}' for k, v in means.items() if k.startswith('loss/'))
-        head = f'{self._stage} step {step}/{self._last}'
-        logging.info('%s  %s%s', head, self._speed(step, times), losses)
+        head = f'{self._stage} step {step}' + (f'/{self._last}' if self._last else '')
+        logging.info('%s  %s%s', head, self._speed(step, times, left), losses)
         return True
 
     def _time(self) -> None:
@@ -142,10 +148,12 @@ class Meter:
             times['step_max_s'] = max(self._durations)
         return {f'time/{name}': value for name, value in times.items()}
 
-    def _speed(self, step: int, times: Mapping[str, float]) -> str:
+    def _speed(self, step: int, times: Mapping[str, float], left: float) -> str:
         if not times:
             return '(compiled)  '
-        left = round((self._last - step) / times['time/steps_per_s'])
+        if self._last:
+            left = (self._last - step) / times['time/steps_per_s']
+        left = round(left)
         return (
             f'{times["time/steps_per_s"]:.2f} step/s  {times["time/images_per_s"]:.0f} image/s  '
             f'ETA {left // 60}m{left % 60:02d}s  '

@@ -57,6 +57,12 @@ def fixed_settings(config: Any) -> dict[str, Any]:
     }
 
 
+def begun_stages(meta: Mapping[str, Any], step: int) -> dict[str, int]:
+    """The first step of each stage that a checkpoint of this step has begun."""
+    known = meta.get('begun') or {stage: first for stage, first, _ in spans(meta.get('steps', {}))}
+    return {stage: first for stage, first in known.items() if first < step}
+
+
 def check_resume(
     config: Any, plan: Sequence[tuple[str, int, int]], step: int, meta: Mapping[str, Any],
     data: Mapping[str, Any], workdir: Path,
@@ -69,11 +75,11 @@ def check_resume(
     # What one of two versions of the code does not know cannot have been changed.
     both = meta['settings'].keys() & fixed.keys()
     found = changes(*({path: x[path] for path in both} for x in (meta['settings'], fixed)))
-    begun = {stage: first for stage, first, _ in spans(meta['steps']) if first < step}
-    found += changes(
-        {f'first step of {stage}': first for stage, first in begun.items()},
-        {f'first step of {stage}': first for stage, first, _ in plan if first < step},
-    )
+    if not config.minutes:
+        found += changes(
+            {f'first step of {name}': first for name, first in begun_stages(meta, step).items()},
+            {f'first step of {name}': first for name, first, _ in plan if first < step},
+        )
     found += changes(
         {f'data set, {name}': value for name, value in meta['data'].items()},
         {f'data set, {name}': value for name, value in data.items()},
