@@ -133,23 +133,27 @@ def _of_file(
     return Weights(config, method, jax.tree.unflatten(treedef, leaves), inside, about)
 
 
-def warm_start(state: TrainState, place: str | Path) -> TrainState:
+def warm_start(
+    state: TrainState, place: str | Path, begins: Mapping[str, str] | None = None
+) -> TrainState:
     """A fresh state with the weights and averages of another run, or of a file.
 
-    A run must have the same nets; a file has those of sampling, and the others begin fresh. Raises
-    FileNotFoundError or ValueError, naming config.warm_start, where they do not fit.
+    A run must have the same nets; a file has those of sampling, and the others begin fresh. begins:
+    of a method whose nets begin from nets of other names; then a run gives what a file of it would.
+    Raises FileNotFoundError or ValueError, naming config.warm_start, where they do not fit.
     """
     place = find(place, 'config.warm_start')
-    if place.is_dir():
+    if place.is_dir() and not begins:
         return checkpoint.warm_start(state, place)
     weights = open_weights(place, field='config.warm_start')
-    names = [name for name in weights.nets if name in state.nets]
-    logging.info('warm start of %s from %s', names, place)
-    if fresh := sorted(set(state.nets) - set(names)):
+    sources = {name: (begins or {}).get(name, name) for name in state.nets}
+    sources = {name: source for name, source in sources.items() if source in weights.nets}
+    logging.info('warm start of %s from %s', list(sources), place)
+    if fresh := sorted(set(state.nets) - set(sources)):
         logging.warning('%s holds no %s: they begin from fresh weights', place, ', '.join(fresh))
     nets = dict(state.nets)
-    for name in names:
-        old, new = nets[name], weights.nets[name]
+    for name, source in sources.items():
+        old, new = nets[name], weights.nets[source]
         like = NetState(old.params, old.stats, {}, {})
         if problems := mismatches(_shapes({name: like}), _shapes({name: new})):
             raise ValueError(f'config.warm_start={place} does not fit: {"; ".join(problems)}')

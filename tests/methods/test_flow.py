@@ -11,6 +11,10 @@ from fi_jax.input_pipeline import holes
 from fi_jax.methods import flow, make_method
 from fi_jax.nets.flow import FlowUNet, depth_to_space, space_to_depth
 from fi_jax.optim import make_optimizers
+from fi_jax.pretrained import warm_start
+from fi_jax.run.checkpoint import Checkpointer
+from fi_jax.run.settings import settings_of
+from fi_jax.run.writers import save_json
 from fi_jax.state import bind, init_state
 from fi_jax.steps import make_train_step
 
@@ -209,3 +213,26 @@ def test_sizes_fit_at_every_side(size):
 def test_unknown_switches_are_refused(field):
     with pytest.raises(ValueError, match=field):
         make_method(tiny(**{field: 'nonsense'}))
+
+
+def test_a_teacher_begins_as_the_average_of_the_flow_it_distils(tmp_path):
+    before = tiny()
+    method = make_method(before)
+    state = init_state(method, make_optimizers(before, method.nets), 32, 7)
+    averaged = state.nets['flow'].replace(
+        ema=jax.tree.map(lambda x: x + 1.0, state.nets['flow'].params)
+    )
+    save_json(tmp_path / 'config.json', settings_of(before))
+    with Checkpointer(tmp_path, before.checkpoint) as checkpointer:
+        checkpointer.save(1, state.replace(nets={**state.nets, 'flow': averaged}), {}, {}, {})
+    config = tiny('distill')
+    method = make_method(config)
+    fresh = init_state(method, make_optimizers(config, method.nets), 32, 0)
+    begun = warm_start(fresh, tmp_path, method.begins)
+    for name in ('flow', 'teacher'):
+        jax.tree.map(np.testing.assert_array_equal, begun.nets[name].params, averaged.ema)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        begun.nets['d_local'].params,
+        fresh.nets['d_local'].params,
+    )
