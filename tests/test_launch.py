@@ -38,6 +38,20 @@ def test_one_node_runs_the_program_with_its_flags_whole():
     assert commands == [['.venv/bin/python', '-m', 'fi_jax.main', *TRAIN]]
 
 
+def test_one_gpu_trains_the_flow_then_distils_it_from_there():
+    code, commands, _ = dry(
+        'gpu_flow.sh', '--dry_run', FACES='--config.data.source=zip --config.data.path=a.zip', OUT='o'
+    )
+    assert code == 0
+    first, second, *exports = commands
+    assert 'stage=flow' in first[3] and 'stage=distill' in second[3]
+    assert {'--config.data.path=a.zip', '--workdir=o/flow'} <= set(first)
+    assert '--config.warm_start=o/flow' in second
+    assert sum('export' in words for words in exports) == 2
+    code, _, said = dry('gpu_flow.sh', '--dry_run', OUT='o')
+    assert code == 1 and 'FACES is missing' in said
+
+
 def test_two_processes_share_an_address_and_differ_in_their_number():
     code, commands, _ = dry('local_two_process.sh', '--dry_run', *TRAIN, PORT='1234')
     assert code == 0
