@@ -51,14 +51,14 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 def completed(own: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     """A run's settings over today's: fields that came later have their default.
 
-    Sections that are the same kind of thing are merged; a section whose names are free (steps by
-    stage, holes by kind, rates by net) stays the run's own.
+    Sections that are the same kind of thing are merged; a section whose names are free (holes by
+    kind, rates by net) stays the run's own.
     """
     out = dict(defaults)
     for name, value in own.items():
         inner = defaults.get(name)
         merge = isinstance(value, Mapping) and isinstance(inner, Mapping)
-        if merge and name not in ('steps', 'holes', 'bent_holes', 'lr_scale'):
+        if merge and name not in ('holes', 'bent_holes', 'lr_scale'):
             out[name] = completed(value, dict(defaults[name]))
         else:
             out[name] = value
