@@ -160,7 +160,7 @@ def chosen_by_arguments(config: ConfigDict, own: Mapping[str, Any]) -> dict[str,
     chosen, there = {'method': config.method}, flat(own)
     for word in words:
         name = word.partition('=')[0]
-        if name in config:
+        if name in config and name in own:
             chosen[name] = config[name]
             continue
         rest = ','.join(w for w in words if w != word)
