@@ -446,6 +446,8 @@ def _notes(missing: np.ndarray, parts: list[Part]) -> list[str]:
             f'the network draws {crop.res} pixels across {crop.side:.0f} of the photo: inside the '
             f'hole the photo is {softest:.1f} times coarser than around it'
         )
+    if min(part.face.score for part in parts) < finding.SURE:
+        notes.append('the face was guessed from around the hole; give its box if it is another')
     total = int(missing.sum())
     beyond = total - sum(int(blending.within(p.hole, p.crop.to_photo, p.crop.res)) for p in parts)
     if beyond > 0.02 * total:

@@ -35,9 +35,13 @@ def configure_backend(config: Any) -> None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
         wanted = config.mesh.cpu_devices or max(1, (cores or 1) // 2)
         jax.config.update('jax_num_cpu_devices', _largest_divisor(config.batch_size, wanted))
-    if config.compile_cache:
-        cache = Path(config.compile_cache).expanduser()
-        jax.config.update('jax_compilation_cache_dir', str(cache))
+    keep_compiled(config.compile_cache)
+
+
+def keep_compiled(folder: str) -> None:
+    """Compiled programs are kept in a folder for the next start; '' keeps none."""
+    if folder:
+        jax.config.update('jax_compilation_cache_dir', str(Path(folder).expanduser()))
         jax.config.update('jax_persistent_cache_min_compile_time_secs', 2.0)
 
 

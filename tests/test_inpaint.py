@@ -370,9 +370,15 @@ def test_what_is_there_is_kept_or_drawn_again_as_asked(weights, folder):
     assert (out / 'a/00.png').read_bytes() != before
 
 
+def test_the_demo_needs_no_photo(weights, tmp_path):
+    assert run(weights, '--demo', '-n', 1, '-o', tmp_path) == 0
+    assert (tmp_path / 'astronaut' / 'sheet.jpg').exists()
+
+
 @pytest.mark.parametrize(
     ('arguments', 'words'),
     [
+        ([], 'PHOTO... --hole HOLE'),
         (['nowhere.png', '--hole', 'alpha'], 'nowhere.png: no such file'),
         (['{}/photos', '--hole', 'nowhere'], '--hole=nowhere'),
         (['{}/photos', '--hole', '{}/holes', '--face', '1,2,3,4'], 'a box is of one photo'),

@@ -3,6 +3,7 @@
     fi-jax inpaint photo.jpg --hole hole.png
     fi-jax inpaint photos/ --hole holes/ -n 4 --out completed
     fi-jax inpaint photo.png --hole alpha --vary appearance
+    fi-jax inpaint --demo
 
 White is missing. OUT/<name>/ holds 00.png, 01.png, ... at the photo's own size, every pixel outside
 the hole as it was; sheet.jpg, all of them at a glance; uncertainty.png, where they differ; and
@@ -22,17 +23,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from PIL import Image, PngImagePlugin
 from tqdm import tqdm
 
-from fi_jax import inpaint, pictures
+from fi_jax import inpaint, pictures, sharding
 from fi_jax.input_pipeline import alignment
 from fi_jax.input_pipeline.archives import Folder
 from fi_jax.photo import blending
 from fi_jax.photo.reading import read_photo
 from fi_jax.run.files import whole
-from fi_jax.run.writers import save_json
+from fi_jax.run.writers import save_json, save_png
 
 _OF_HOLE = re.compile(r'(.+)[_-](?:mask|hole)[_-]?\d*')  # how the hole of a photo is named
 SIDECAR, REPORT = 'sidecar.json', 'report.json'
@@ -41,19 +43,24 @@ _TILE = 180
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A photo, its hole (a path, 'alpha' or 'white'; None: there is none), and its name in OUT."""
+    """A photo, its hole (a path, 'alpha' or 'white'; None: missing), its name in OUT, its face."""
 
     photo: Path
     hole: Path | str | None
     name: str
+    face: tuple[float, ...] | None = None
 
 
 def main(arguments: list[str]) -> int:
     """The command line -> exit code: 0 all done, 1 refused, 2 some photos were left out."""
     options = _parser().parse_args(arguments)
     try:
-        jobs = list(jobs_of(options.photo, options.hole))
+        jobs = [_demo(options.out)] if options.demo else []
+        if options.photo or not options.demo:
+            jobs += jobs_of(options.photo, options.hole)
         restorer = inpaint.load(options.weights, options.predictor)
+        if not jax.config.jax_compilation_cache_dir:
+            sharding.keep_compiled(restorer.config.get('compile_cache', ''))
         box = _box(options.face, jobs)
     except (ValueError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
@@ -107,7 +114,7 @@ def complete(
         hole,
         options.num_samples,
         options.seed,
-        face=box,
+        face=box or job.face,
         structure=0.0 if options.vary == 'appearance' else 1.0,
         appearance=0.0 if options.vary == 'structure' else 1.0,
         guidance=options.guidance,
@@ -166,6 +173,8 @@ def jobs_of(photos: Sequence[str], hole: str) -> Iterator[Job]:
 
     Raises ValueError or FileNotFoundError where there is nothing to do, or two would share a name.
     """
+    if not photos or not hole:
+        raise ValueError('give photos and their holes: fi-jax inpaint PHOTO... --hole HOLE')
     found: list[tuple[Path, str]] = []
     for given in photos:
         path = Path(given)
@@ -210,6 +219,19 @@ def jobs_of(photos: Sequence[str], hole: str) -> Iterator[Job]:
 
 def _stem(name: str) -> str:
     return Path(name).with_suffix('').as_posix()
+
+
+def _demo(out: Path) -> Job:
+    """A portrait of the public domain, with a hole over nose and mouth, in OUT."""
+    from skimage import data
+
+    astronaut = data.astronaut()
+    hole = np.zeros(astronaut.shape[:2], np.uint8)
+    hole[108:170, 186:252] = 255
+    photo, at = out / 'demo' / 'astronaut.png', out / 'demo' / 'astronaut_hole.png'
+    save_png(photo, astronaut)
+    save_png(at, hole)
+    return Job(photo, at, 'astronaut', (184.0, 92.0, 268.0, 173.0))
 
 
 def known(restorer: inpaint.Restorer) -> dict[str, Any]:
@@ -271,14 +293,15 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add('photo', nargs='+', help='photos, or folders of them')
+    add('photo', nargs='*', help='photos, or folders of them')
     add(
         '--hole',
-        required=True,
+        default='',
         help='white where pixels are missing: a picture; a folder of them, paired by name '
         "(NAME.png, NAME_mask.png, NAME_mask001.png); 'alpha': transparent pixels; 'white': pure "
         'white ones',
     )
+    add('--demo', action='store_true', help='complete a portrait that comes with scikit-image')
     add('--invert', action='store_true', help='black is missing')
     add('-n', '--num-samples', type=int, default=8, help='completions of a photo (8)')
     add('--seed', type=int, default=0, help='of the draws (0)')

@@ -1,8 +1,8 @@
 """Faces of a photo, with or without a hole in it.
 
 A cascade of local binary patterns (scikit-image's) proposes boxes, in the photo with its hole
-filled; where it has none for the hole, squares around the hole are tried. What a proposal is worth
-says the landmark predictor, which knows damaged faces, and how sure it is of them.
+filled; where that finds no face, squares around the hole are tried. What a proposal is worth says
+the landmark predictor, which knows damaged faces, by how sure it is of them.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 SEARCHED = 640  # longer side of what is searched, pixels; a face of 40 is found
 SURE = 0.5  # a score above this is a face
+GUESSED = 0.4  # the same, where a face is looked for under the hole
 _ROUNDS = 3
 _MOST = 24  # proposals that are read
 # The square of the canonical frame about a box of the cascade, in its sides; measured on photos.
@@ -123,8 +124,8 @@ def find(pixels: np.ndarray, missing: np.ndarray, predict: Predict, res: int) ->
         faces = _distinct(f for f in look(starts[:_MOST]) if f.score > SURE)
         if faces:
             break
-    if hole.any() and not owners(hole, faces)[1]:
-        faces = _distinct([*faces, *(f for f in look(_around(hole, look)) if f.score > SURE)])
+    if hole.any() and not faces:
+        faces = _hidden(hole, look)
     order = owners(hole, faces)[1]
     rest = sorted(set(range(len(faces))) - set(order), key=lambda i: -faces[i].square[2])
     to_photo = alignment.invert(
@@ -208,22 +209,28 @@ def _turned(points: np.ndarray, turns: int, size: tuple[int, int]) -> np.ndarray
     return np.stack(ways[turns], -1).astype(np.float32)
 
 
-def _around(hole: np.ndarray, look: Callable[..., list[Face]]) -> list[np.ndarray]:
-    """The most promising guesses of a face that a hole hides."""
+def _hidden(hole: np.ndarray, look: Callable[..., list[Face]]) -> list[Face]:
+    """The face that a hole hides so far that no cascade sees it: at most one, and a guess."""
     rows, columns = blending.around(hole, 0)
     x, y = (columns.start + columns.stop) / 2, (rows.start + rows.stop) / 2
     extent = max(columns.stop - columns.start, rows.stop - rows.start)
     shorter = min(hole.shape)
-    sides = [s for k in range(6) if 0.15 * shorter < (s := extent * 1.2 * 1.45**k) < 2.2 * shorter]
+    sides = [s for k in range(6) if 0.15 * shorter < (s := extent * 1.2 * 1.45**k) < 1.6 * shorter]
     starts = [
         in_square(x + dx * side, y + dy * side, side)
         for side in sides or [1.5 * extent]
         for dx in (-0.25, 0.0, 0.25)
         for dy in (-0.3, -0.1, 0.1)
     ]
-    read = look(starts, rounds=1)
-    best = np.argsort([-f.score for f in read], kind='stable')[:8]
-    return [read[i].landmarks for i in best]
+
+    def rank(face: Face) -> float:
+        """Its score, less where the hole lies far from its middle."""
+        u, v, side = face.square
+        return face.score - 0.4 * float(np.hypot(u - x, v - y)) / side
+
+    promising = sorted(look(starts, rounds=1), key=rank, reverse=True)[:8]
+    faces = [f for f in look([f.landmarks for f in promising]) if f.score > GUESSED]
+    return sorted(faces, key=rank, reverse=True)[:1]
 
 
 def _distinct(faces: Iterable[Face]) -> list[Face]:
