@@ -8,7 +8,7 @@ PAGE := fi_jax/serve/page
 .PHONY: help env quickstart test test-slow test-shared test-parity test-browser page page-tools lint bench landmarks clean
 
 help:
-	@echo "make quickstart   train both stages on drawn faces, evaluate, draw samples (minutes)"
+	@echo "make quickstart   complete a photo; train both stages on drawn faces, evaluate (minutes)"
 	@echo "make test         run the tests"
 	@echo "make env          make .venv/ with the tested versions (constraints.txt)"
 	@echo "make lint         ruff and mypy"
@@ -28,9 +28,14 @@ env: .venv/ready
 	@touch $@
 
 quickstart: env
+	@echo "A photo completed by the weights that come with fi_jax:"
+	@$(BIN)/fi-jax inpaint --demo --out=$(RUN)/photo --if-exists=overwrite \
+	  && echo "Look at $(RUN)/photo/astronaut/sheet.jpg" || echo "Left out; training needs none."
+	@echo
 	$(BIN)/python -m fi_jax.main --config=configs/quickstart.py --workdir=$(RUN)
 	@echo
 	@echo "Done. Look at:"
+	@echo "  $(RUN)/photo/          a photo completed by the weights that come with fi_jax"
 	@echo "  $(RUN)/samples/        the same faces from step 0 on: input, maps, samples, truth"
 	@echo "  $(RUN)/report/         a page of scores, beside fills that need no network"
 	@echo "  $(BIN)/tensorboard --logdir=$(RUN)   curves (pip install tensorboard)"

@@ -277,7 +277,10 @@ class Restorer:
             parts.append(Part(faces[one], crop, owner == one, led, np.concatenate(completed)))
         if on_progress:
             on_progress(len(order) * num_samples, len(order) * num_samples)
-        return Result(photo, missing, seed, tuple(parts), (*photo.notes, *_notes(missing, parts)))
+        notes = _notes(missing, parts)
+        if face is None and landmarks is None and faces[0].score < finding.SURE:
+            notes.append('the face was guessed from around the hole; give its box if it is another')
+        return Result(photo, missing, seed, tuple(parts), (*photo.notes, *notes))
 
     # -------------------------------------------------------------------------------- answers
 
@@ -446,8 +449,6 @@ def _notes(missing: np.ndarray, parts: list[Part]) -> list[str]:
             f'the network draws {crop.res} pixels across {crop.side:.0f} of the photo: inside the '
             f'hole the photo is {softest:.1f} times coarser than around it'
         )
-    if min(part.face.score for part in parts) < finding.SURE:
-        notes.append('the face was guessed from around the hole; give its box if it is another')
     total = int(missing.sum())
     beyond = total - sum(int(blending.within(p.hole, p.crop.to_photo, p.crop.res)) for p in parts)
     if beyond > 0.02 * total:

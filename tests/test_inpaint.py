@@ -1,5 +1,6 @@
 """A person's own photo: what is bit-exact, what is the same again, what is refused and how."""
 
+import functools
 import json
 import threading
 
@@ -10,13 +11,16 @@ from PIL import Image
 from skimage import data
 
 import fi_jax
+from benchmarks import own_photos
 from configs import landmarks
 from fi_jax import cli, inpaint
-from fi_jax.input_pipeline import alignment
+from fi_jax.input_pipeline import alignment, landmark_shards
+from fi_jax.input_pipeline.archives import Zip
+from fi_jax.input_pipeline.records import decode
 from fi_jax.landmarks import MEAN_SHAPE
 from fi_jax.methods import make_method
 from fi_jax.photo import blending, finding
-from fi_jax.pretrained import files, shapes_of, tensors_of
+from fi_jax.pretrained import files, shapes_of, shipped, tensors_of
 from fi_jax.run.settings import settings_of
 from tests import masked_autoencoder
 
@@ -35,7 +39,7 @@ def weights(tmp_path_factory):
     tensors |= {f'predictor/{name}': x for name, x in shapes.items()}
     told = {'config': settings_of(drawing), 'predictor': {'config': settings_of(reading)}}
     path = tmp_path_factory.mktemp('weights') / 'tiny.safetensors'
-    files.write(path, files.encode({k: x.astype(np.float32) for k, x in tensors.items()}, told))
+    path.write_bytes(files.encode({k: x.astype(np.float32) for k, x in tensors.items()}, told))
     return path
 
 
@@ -391,3 +395,22 @@ def test_what_cannot_begin_is_refused(weights, folder, capsys, arguments, words)
     (folder / 'empty').mkdir()
     assert run(weights, *(a.format(folder) for a in arguments)) == 1
     assert words in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------- real photographs
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not shipped.SHIPPED, reason='no weights come with this package')
+def test_real_photos_are_completed_by_the_weights_that_come_along(shared):
+    complete = functools.partial(fi_jax.load(), num_samples=1)
+    source = Zip(shared / 'data/faces/lfw_deepfunneled_250.zip')
+    table = landmark_shards.read_table(shared / 'data/faces/lfw_dlib68.npz')
+    rows = []
+    for index in range(0, len(source), 310):
+        record = source[index]
+        pixels, points = decode(record.image, record.name), table[record.name].points
+        rows.append(own_photos.measure(complete, pixels, points, 'mouth', record.name))
+    assert sum(row['found'] for row in rows) >= 0.8 * len(rows)
+    assert all(row['outside'] == 0 for row in rows if 'outside' in row)
+    assert np.mean([row['seam'] for row in rows if 'seam' in row]) < 2.0
