@@ -171,7 +171,7 @@ def chosen_by_arguments(config: ConfigDict, own: Mapping[str, Any]) -> dict[str,
     return chosen
 
 
-class OwnWords(std_logging.Filter):
+class LogFilter(std_logging.Filter):
     """Lets through what this package says, and the warnings of others, without their tracebacks."""
 
     def filter(self, record: std_logging.LogRecord) -> bool:
@@ -187,7 +187,7 @@ def log_to(path: Path) -> None:
     std_logging.raiseExceptions = False  # on a full disk, the error that matters is another
     handler = std_logging.FileHandler(path)
     handler.setFormatter(std_logging.Formatter('%(asctime)s %(levelname)s %(message)s'))
-    handler.addFilter(OwnWords())
+    handler.addFilter(LogFilter())
     logging.get_absl_logger().addHandler(handler)
 
 
@@ -233,7 +233,7 @@ def console(mode: str = 'train', arguments: list[str] | None = None) -> None:
     FLAGS.set_default('mode', mode)
     FLAGS.set_gnu_getopt(True)  # flags may follow the runs of --compare
     logging.set_verbosity(logging.INFO)
-    logging.get_absl_handler().addFilter(OwnWords())
+    logging.get_absl_handler().addFilter(LogFilter())
     logging.get_absl_handler().setFormatter(std_logging.Formatter('%(asctime)s %(message)s', '%T'))
     argv = sys.argv if arguments is None else [f'fi-jax {mode}', *arguments]
     app.run(main, argv=argv, flags_parser=parse_flags)

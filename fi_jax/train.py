@@ -121,7 +121,7 @@ def _train(
         counts = {stage: last - first for stage, first, last in plan}
         timer = budget.Budget(config.minutes, counts, seconds, begin)
 
-        look = Look(method, held_back, config, mesh, writer)
+        log_samples = SampleLogger(method, held_back, config, mesh, writer)
         validation = EvalExamples(
             held_back, config, 'mixture', config.validate.limit, config.eval.batch_size
         )
@@ -129,12 +129,12 @@ def _train(
         validate = task.mean_scores(method, validation, config, mesh, config.validate.num_samples)
         trouble: dict[str, str] = {}  # metrics that failed: they never end a training
 
-        def boundary(stage: str, step: int, state: TrainState, ended: bool = False) -> None:
+        def on_step_end(stage: str, step: int, state: TrainState, ended: bool = False) -> None:
             """What happens between two steps: look, validate, save, and end where one must."""
             preempted = preemption.reached(step)
             if step % config.pictures_every == 0 or (ended and stage == plan[-1][0]):
                 with clock('look'):
-                    look(step, state)
+                    log_samples(step, state)
             means: dict[str, float] = {}
             due = step % config.checkpoint.every == 0 or ended
             if step and due:
@@ -167,7 +167,7 @@ def _train(
                 continue
             begun[stage] = first
             if step == 0:
-                boundary(stage, step, state)
+                on_step_end(stage, step, state)
             train_step = jax.jit(
                 steps.make_train_step(method, stage, optimizers, config, first, mesh),
                 donate_argnums=0,
@@ -180,11 +180,14 @@ def _train(
                 with clock('data'):
                     batch = sharding.shard_batch(next(batches), mesh)
                 hosts.mark()
+                # Nothing goes to a device or comes back by the way: it would wait for the step.
+                guard = jax.transfer_guard('allow' if kind == 'compile' else 'disallow')
                 with clock(kind):
                     if config.minutes:
                         passed = jnp.float32(timer.moment(stage, first, step))
                         moment = jax.device_put(passed, sharding.replicated(mesh))
-                    state, metrics = train_step(state, batch, constants, moment)
+                    with guard:
+                        state, metrics = train_step(state, batch, constants, moment)
                     step, kind = step + 1, 'step'
                     over = timer.moment(stage, first, step) >= counts[stage]
                     due = meter.add(step, metrics, over, timer.left())
@@ -194,7 +197,7 @@ def _train(
                 if due:
                     stop_if_diverged(state, config.max_skips, meter.trouble)
                 # Before the next batch is taken: the saved data position is the step's own.
-                boundary(stage, step, state, over)
+                on_step_end(stage, step, state, over)
         batches.close()
 
         if source.bad:
@@ -219,7 +222,7 @@ def stop_if_diverged(state: TrainState, max_skips: int, trouble: str) -> None:
         )
 
 
-class Look:
+class SampleLogger:
     """The pictures and monitors of a run: the same faces, holes and draws each time."""
 
     def __init__(self, method: Method, source: Source, config: Any, mesh: Mesh, writer: Writer):

@@ -1,6 +1,7 @@
 """Import rules: who imports what, held by reading the imports of every file."""
 
 import ast
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -171,6 +172,13 @@ def test_no_circle_of_imports():
     while leaves := {module for module, below in graph.items() if not below}:
         graph = {m: below - leaves for m, below in graph.items() if m not in leaves}
     assert not graph, f'in or above a circle: {sorted(graph)}'
+
+
+def test_the_picture_of_the_architecture_is_drawn_from_the_code():
+    spec = importlib.util.spec_from_file_location('layers', ROOT / 'docs' / 'layers.py')
+    layers = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(layers)
+    assert layers.picture() in layers.PAGE.read_text(), 'run python docs/layers.py'
 
 
 def test_only_state_and_steps_initialise_and_apply_networks():

@@ -1,0 +1,112 @@
+"""BicycleGAN (Zhu et al., 2017) on holes: image to image, with a code that must be read back.
+
+Of each pair of neighbours the first goes the cVAE-GAN way: its code comes from the encoder's view
+of the whole photo. The second goes the cLR-GAN way: its code is drawn, and read off the completion.
+It knows no landmarks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fi_jax import features, losses, rng
+from fi_jax.features import Batch
+from fi_jax.methods import Method, Nets, Phase, Settings, pairs
+from fi_jax.nets.bicyclegan import Encoder, PatchCritic, UNet
+from fi_jax.nets.layers import reparameterise
+from fi_jax.rng import Keys
+
+CRITICS = ('critic_vae', 'critic_lr')
+
+
+def defaults(res: int) -> dict[str, Any]:
+    """The fields of this method alone; the weights are the paper's."""
+    octaves = {32: 3, 64: 4, 128: 5, 256: 6}[res]
+    small = res == 32
+    return dict(
+        steps=dict(bicycle=0),
+        bicyclegan=dict(
+            z_dim=8,
+            unet=((8, 16, 16) if small else (64, 128, 256, 512, 512, 512)[:octaves]),
+            encoder=((8, 16) if small else (64, 128, 192, 256, 256)[: octaves - 1]),
+            critic=((8, 16) if small else (64, 128, 256)),
+            l1=10.0,
+            kl=0.01,
+            z=0.5,
+        ),
+    )
+
+
+SETTINGS = Settings(defaults, ablations={'no_code': {'bicyclegan.z': 0.0}}, fixed=('bicyclegan',))
+
+
+def make(config: Any) -> Method:
+    """The method of a config."""
+    c, dtype = config.bicyclegan, jnp.dtype(config.dtype)
+    if config.batch_size % (2 * config.accumulate):
+        raise ValueError(f'config.batch_size={config.batch_size}: its parts must hold whole pairs')
+
+    def complete(nets: Nets, batch: Batch, z: jax.Array) -> jax.Array:
+        return nets['unet'](jnp.concatenate([batch['masked'], batch['hole']], axis=-1), z)
+
+    def composite(image: jax.Array, batch: Batch) -> jax.Array:
+        return features.composite(image, batch['image'], batch['hole'])
+
+    def loss(
+        nets: Nets, batch: Batch, key: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """All nets at once: each term stops at the nets that it must not move."""
+        vae, lr = pairs.split(batch)
+        key_vae, key_lr = jax.random.split(key)
+        mean, logvar = nets['encoder'](vae['image'])
+        z_vae = reparameterise(mean, logvar, jax.random.normal(key_vae, mean.shape))
+        z_lr = jax.random.normal(key_lr, mean.shape)
+        raw = complete(nets, batch, pairs.interleaved(z_vae, z_lr))
+        raw_vae, raw_lr = pairs.split(raw)
+        fakes = {'critic_vae': composite(raw_vae, vae), 'critic_lr': composite(raw_lr, lr)}
+        # Frozen, else encoder and generator could agree on an invisible code.
+        read, _ = nets['encoder'].frozen(fakes['critic_lr'])
+        terms = {
+            'l1': losses.image_mean(jnp.abs(raw_vae - vae['image'])).mean(),
+            'kl': losses.kl_gaussian(mean, logvar).sum(-1).mean(),
+            'z': jnp.abs(read - z_lr).mean(),
+            'z_shuffled': jnp.abs(read - jnp.roll(z_lr, 1, axis=0)).mean(),
+        }
+        total = c.l1 * terms['l1'] + c.kl * terms['kl'] + c.z * terms['z']
+        for name in CRITICS:
+            adversarial = losses.adversarial_loss('lsgan', nets[name].frozen(fakes[name])).mean()
+            fake = nets[name](jax.lax.stop_gradient(fakes[name]))
+            critic = 0.5 * losses.critic_loss('lsgan', nets[name](vae['image']), fake).mean()
+            total += adversarial + critic
+            terms |= {f'adversarial/{name}': adversarial, f'critic/{name}': critic}
+        return total, terms
+
+    def sample(nets: Nets, batch: Batch, keys: Keys) -> dict[str, jax.Array]:
+        return {'image': complete(nets, batch, rng.normal(keys, (c.z_dim,)))}
+
+    def most_likely(nets: Nets, batch: Batch, keys: Keys) -> dict[str, jax.Array]:
+        return {'image': complete(nets, batch, jnp.zeros((len(batch['hole']), c.z_dim)))}
+
+    def inputs(batch: Batch) -> dict[str, tuple[jax.Array, ...]]:
+        image, z = batch['image'], jnp.zeros((len(batch['image']), c.z_dim))
+        seen = jnp.concatenate([batch['masked'], batch['hole']], axis=-1)
+        return {'unet': (seen, z), 'encoder': (image,), **dict.fromkeys(CRITICS, (image,))}
+
+    nets = {
+        'unet': UNet(tuple(c.unet), dtype),
+        'encoder': Encoder(tuple(c.encoder), c.z_dim, dtype),
+        **{name: PatchCritic(tuple(c.critic), dtype) for name in CRITICS},
+    }
+    return Method(
+        nets=nets,
+        inputs=inputs,
+        stages={'bicycle': (Phase('all', tuple(nets), loss),)},
+        ema=('unet',) if config.optim.ema_halflife_images > 0 else (),
+        sample=sample,
+        variants={'z=0': most_likely},
+        sampling=('unet',),
+        group=2,
+    )
