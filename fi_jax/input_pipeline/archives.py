@@ -95,7 +95,8 @@ class Zip:
                 f'data.path={self._path}: not a readable zip ({error}); pack the images again'
             ) from error
         self.names: tuple[str, ...] = _checked([m.filename for m in infos], self._path, 'members')
-        members = [m for m in infos if _is_image(m.filename)]
+        images = set(self.names)
+        members = [m for m in infos if m.filename in images]
         for m in members:
             # Outputs may be named after a record, so a name must stay inside any folder.
             if '..' in m.filename.split('/') or m.filename[0] == '/' or '\\' in m.filename:
@@ -166,9 +167,10 @@ def _walk(root: str) -> list[str]:
 
 
 def _is_image(name: str, extensions: tuple[str, ...] = EXTENSIONS) -> bool:
+    if not name.lower().endswith(extensions):
+        return False
     parts = set(name.split('/')) - {'.', '..'}
-    hidden = any(part.startswith('.') or part == '__MACOSX' for part in parts)
-    return name.lower().endswith(extensions) and not hidden
+    return not any(part.startswith('.') or part == '__MACOSX' for part in parts)
 
 
 def _checked(found: list[str], path: str, what: str) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ import sys
 import numpy as np
 import pytest
 
-from fi_jax.input_pipeline import archives, joins, landmark_shards, records, sources, tfds
+from fi_jax.input_pipeline import archives, joins, landmark_shards, lists, records, sources, tfds
 from fi_jax.input_pipeline.landmark_shards import LandmarkRow
 from fi_jax.input_pipeline.offline import prepare
 from tests.input_pipeline.photos import (
@@ -201,6 +201,21 @@ def test_bad_images_are_listed_and_left_out_or_too_many_refused(tmp_path, capsys
     assert all('not a readable' in entry['reason'] for entry in listed)
     whole = tfds.tfds_source('faces', 'all', str(out))
     assert {whole[i].name for i in range(len(whole))} == set(images) - set(broken)
+
+
+def test_persons_and_attributes_may_be_read_off_the_names(tmp_path):
+    images = {f'P{i // 2}_{20 + i}.png': encode(pixels(i)) for i in range(20)}
+    folder = write_folder(tmp_path / 'faces', images)
+    arguments = [
+        '--source=folder', f'--path={folder}', '--name=aged', f'--out={tmp_path}',
+        '--identities=re:^(P.+)_', r'--attributes=re:_(?P<age>\d+)\.png$', '--val_share=0.2',
+    ]  # fmt: skip
+    assert prepare.main(arguments) == 0
+    read = tfds.tfds_source('aged', 'all', str(tmp_path))
+    for record in (read[i] for i in range(20)):
+        person, age = record.name.removesuffix('.png').split('_')
+        assert record.attributes == {'age': int(age)}
+        assert record.identity == lists.number_of(person)
 
 
 def test_a_source_that_fails_while_packing_leaves_nothing(tmp_path):

@@ -312,8 +312,9 @@ def main(argv: list[str] | None = None) -> int:
     add = parser.add_argument_group('data set').add_argument
     add('--name', required=True, help='name of the data set to make')
     add('--out', required=True, help='folder of data sets (data.data_dir)')
-    add('--landmarks', help='folder of landmark shards, or .npz')
-    add('--identities', help='CSV file with columns file,identity')
+    add('--landmarks', help='folder of landmark shards, .npz or .json')
+    add('--identities', help="list of persons, such as CelebA's, or re:PATTERN of the names")
+    add('--attributes', help="list of attributes, such as CelebA's, or re:PATTERN of the names")
     add('--val_share', type=float, default=0.05, help='if the source is not cut (%(default)s)')
     add('--test_share', type=float, default=0.05, help='if the source is not cut (%(default)s)')
     add('--max_bad', type=float, default=0.01, help='share of bad images allowed (%(default)s)')
