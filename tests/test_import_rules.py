@@ -110,7 +110,7 @@ def test_the_input_pipeline_touches_no_device(name):
         ('tensorflow', set()),
         ('tensorboard', set()),
         ('torch', set()),
-        ('skimage', {'fi_jax/photo/finding.py'}),
+        ('skimage', {'fi_jax/photo/finding.py', 'fi_jax/photo/command.py'}),
         ('pickle', set()),
     ],
 )

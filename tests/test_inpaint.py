@@ -4,6 +4,7 @@ import functools
 import json
 import threading
 
+import cv2
 import jax
 import numpy as np
 import pytest
@@ -188,6 +189,17 @@ def test_a_face_is_found_upright_or_lying(turns):
     across = faces[0].landmarks[45] - faces[0].landmarks[36]
     angle = np.degrees(np.arctan2(across[1], across[0]))
     assert round(angle) % 360 == -90 * turns % 360
+
+
+def test_a_face_that_is_small_in_a_large_photo_is_found_at_its_hole():
+    photo = np.full((3000, 4000, 3), 90, np.uint8)
+    hole = np.zeros((3000, 4000), bool)
+    photo[1000:1512, 3000:3512], hole[1000:1512, 3000:3512] = data.astronaut(), astronaut_hole() > 0
+    photo = cv2.resize(photo, None, fx=2, fy=2, interpolation=cv2.INTER_LINEAR)
+    hole = cv2.resize(hole.astype(np.uint8), None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST) > 0
+    faces = finding.find(photo, hole, astronaut_alone, 32)
+    x, y, side = faces[0].square
+    assert np.hypot(x - 2 * 3220, y - 2 * 1111) < 0.2 * side < 0.2 * 500
 
 
 def test_each_of_several_faces_is_completed_and_what_is_no_face_is_filled(restorer):

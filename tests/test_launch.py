@@ -40,7 +40,10 @@ def test_one_node_runs_the_program_with_its_flags_whole():
 
 def test_one_gpu_trains_the_flow_then_distils_it_from_there():
     code, commands, _ = dry(
-        'gpu_flow.sh', '--dry_run', FACES='--config.data.source=zip --config.data.path=a.zip', OUT='o'
+        'gpu_flow.sh',
+        '--dry_run',
+        FACES='--config.data.source=zip --config.data.path=a.zip',
+        OUT='o',
     )
     assert code == 0
     first, second, *exports = commands

@@ -108,33 +108,53 @@ def _score(points: np.ndarray, sigma: np.ndarray, hole: np.ndarray) -> float:
 def find(pixels: np.ndarray, missing: np.ndarray, predict: Predict, res: int) -> list[Face]:
     """Faces of a photo (H,W,3) with missing pixels (H,W) bool: those the hole is of, then by size.
 
-    Faces that lie on their side, or upside down, are looked for where none is upright.
+    Faces that lie on their side, or upside down, are looked for where none is upright. Around a
+    small hole the photo is looked at more closely, for a face that is small in the whole.
     """
+    faces: list[Face] = []
+    if missing.any():
+        rows, columns = blending.around(missing, 0)
+        extent = max(rows.stop - rows.start, columns.stop - columns.start)
+        rows, columns = near = blending.around(missing, 3 * extent)
+        if (
+            SEARCHED
+            < 2 * max(rows.stop - rows.start, columns.stop - columns.start)
+            < max(missing.shape)
+        ):
+            corner = np.float32([columns.start, rows.start])
+            faces = [
+                Face.of(f.landmarks + corner, f.score)
+                for f in _search(pixels[near], missing[near], predict, res, turns=1)
+            ]
+    if not owners(missing, faces)[1]:
+        faces = _search(pixels, missing, predict, res, turns=4)
+    order = owners(missing, faces)[1]
+    rest = sorted(set(range(len(faces))) - set(order), key=lambda i: -faces[i].square[2])
+    return [faces[i] for i in [*order, *rest]]
+
+
+def _search(
+    pixels: np.ndarray, missing: np.ndarray, predict: Predict, res: int, turns: int
+) -> list[Face]:
+    """Faces upright, else in the first of so many quarter turns that shows some; else hidden."""
     scale = min(1.0, SEARCHED / max(missing.shape))
     size = [max(1, round(n * scale)) for n in missing.shape[::-1]]
     small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
     hole = cv2.resize(missing.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0
-    filled = (
-        cv2.inpaint(small, hole.astype(np.uint8), 3, cv2.INPAINT_TELEA) if hole.any() else small
-    )
+    filled = cv2.inpaint(small, hole.astype(np.uint8), 3, cv2.INPAINT_TELEA)
     look = functools.partial(settle, small, hole, predict=predict, res=res)
     faces: list[Face] = []
-    for turns in range(4):
-        starts = [_turned(p, turns, hole.shape) for p in _proposals(np.rot90(filled, turns))]
+    for turn in range(turns):
+        starts = [_turned(p, turn, hole.shape) for p in _proposals(np.rot90(filled, turn))]
         faces = _distinct(f for f in look(starts[:_MOST]) if f.score > SURE)
         if faces:
             break
-    if hole.any() and not faces:
+    if hole.any() and not faces and turns > 1:
         faces = _hidden(hole, look)
-    order = owners(hole, faces)[1]
-    rest = sorted(set(range(len(faces))) - set(order), key=lambda i: -faces[i].square[2])
     to_photo = alignment.invert(
         np.array([[scale, 0, scale / 2 - 0.5], [0, scale, scale / 2 - 0.5]], np.float64)
     )
-    return [
-        Face.of(alignment.apply(to_photo, faces[i].landmarks), faces[i].score)
-        for i in [*order, *rest]
-    ]
+    return [Face.of(alignment.apply(to_photo, f.landmarks), f.score) for f in faces]
 
 
 def owners(missing: np.ndarray, faces: list[Face]) -> tuple[np.ndarray, list[int]]:
