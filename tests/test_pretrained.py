@@ -15,7 +15,7 @@ from fi_jax import sharding, steps
 from fi_jax.input_pipeline.sources import make_source
 from fi_jax.methods import make_method
 from fi_jax.optim import make_optimizers
-from fi_jax.pretrained import files, find, open_weights, shipped, warm_start
+from fi_jax.pretrained import files, find, listing, open_weights, own_settings, shipped, warm_start
 from fi_jax.pretrained.export import export_run
 from fi_jax.run import settings
 from fi_jax.run.checkpoint import Checkpointer
@@ -112,6 +112,12 @@ def test_a_run_older_than_a_field_opens_with_its_default(normal_run, tmp_path):
     weights = open_weights(old)
     assert (weights.config.guidance, weights.config.landmark_source) == (1.0, 'fen')
     assert weights.config.prior == 'normal' and 'gallery' in weights.config.eval
+
+
+def test_a_damaged_config_is_named(tmp_path):
+    (tmp_path / 'config.json').write_text('{"method": ')
+    with pytest.raises(ValueError, match=r'config.json: damaged, no JSON'):
+        own_settings(tmp_path)
 
 
 def test_flags_change_what_is_asked_and_a_data_set_is_taken_whole(tiny_config):
@@ -270,6 +276,18 @@ def test_weights_are_found_by_name_and_checked(exported, tmp_path, monkeypatch):
         open_weights('tiny')
     with pytest.raises(FileNotFoundError, match=r'--checkpoint=tinny: no run .* one of tiny'):
         open_weights('tinny')
+
+
+def test_an_export_into_the_package_is_listed_with_its_terms(normal_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(shipped, 'FOLDER', tmp_path)
+    monkeypatch.setattr(shipped, 'SHIPPED', {})
+    out = tmp_path / 'tiny32.safetensors'
+    with pytest.raises(ValueError, match='say under which --terms'):
+        export_run(normal_run[1], out)
+    sha256 = export_run(normal_run[1], out, terms='research only')
+    assert json.loads((tmp_path / 'shipped.json').read_text())['tiny32']['sha256'] == sha256
+    assert find('tiny32') == out
+    listing.show()
 
 
 def test_the_shipped_files_are_whole_and_small():

@@ -81,7 +81,12 @@ def own_about(place: str | Path, field: str = '--checkpoint') -> dict[str, Any]:
     """What a file says of itself beside its arrays, with its config; of a run, its config alone."""
     place = find(place, field)
     if place.is_dir():
-        return {'config': json.loads((place / 'config.json').read_text())}
+        try:
+            return {'config': json.loads((place / 'config.json').read_text())}
+        except ValueError as error:
+            raise ValueError(
+                f'{place / "config.json"}: damaged, no JSON ({error}); restore it from a copy'
+            ) from None
     return files.read_about(place)
 
 
@@ -93,8 +98,7 @@ def own_settings(place: str | Path, field: str = '--checkpoint') -> dict[str, An
 def _of_run(run: Path, asked: Any, given: Any) -> Weights:
     if not (run / 'checkpoints').is_dir():
         raise FileNotFoundError(f'{run}: no checkpoints there; train this run first')
-    own = json.loads((run / 'config.json').read_text())
-    config = settings.opened(own, asked, given)
+    config = settings.opened(own_settings(run), asked, given)
     method = method_of(config, run)
     replicated = sharding.replicated(sharding.make_mesh())
     like = jax.tree.map(

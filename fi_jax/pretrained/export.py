@@ -23,7 +23,7 @@ import ml_dtypes
 import numpy as np
 
 from fi_jax.methods import guidance
-from fi_jax.pretrained import Weights, files, open_weights, own_about, tensors_of
+from fi_jax.pretrained import Weights, files, open_weights, own_about, shipped, tensors_of
 from fi_jax.run.files import whole
 from fi_jax.run.folder import data_name, data_of, load_predictor
 
@@ -55,11 +55,15 @@ def export_run(
     """Write a run's averaged networks to out, and its card beside it -> the file's SHA-256.
 
     dtype: of kernels and matrices; vectors stay float32. max_bytes: 0 for no limit. predictor: a
-    run or file of configs/landmarks.py to put inside; where the run is led by one, that one. Raises
+    run or file of configs/landmarks.py to put inside; where the run is led by one, that one. A file
+    in the folder of this module is shipped with the package: terms, then, must be said. Raises
     ValueError where the file would be larger, or is named otherwise than *.safetensors; then
     nothing is written.
     """
     out = Path(out)
+    ships = out.parent.resolve() == shipped.FOLDER.resolve()
+    if ships and not terms:
+        raise ValueError(f'--out={out} is shipped to everyone: say under which --terms')
     if out.suffix != files.SUFFIX:
         raise ValueError(f'--out={out}: end its name with {files.SUFFIX}')
     if dtype not in DTYPES:
@@ -89,6 +93,9 @@ def export_run(
             part.write_bytes(data)
         with whole(out.with_suffix('.md')) as part:
             part.write_text(card(out.name, about, len(data), sha256))
+        if ships:
+            what = f'{config.method}, {config.res} px, trained on {about["data_name"]}'
+            shipped.add(out.stem, shipped.Shipped(out.name, sha256, terms, what))
     return sha256
 
 

@@ -1,13 +1,13 @@
 """Weights that come with the package: found by name, known by their SHA-256.
 
-`shipped.json` in this folder lists them: name -> file, sha256, terms, about. To add one, put the
-file and its card here and a line there.
+`shipped.json` in this folder lists them: name -> file, sha256, terms, about. An export into this
+folder adds its line.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
@@ -28,6 +28,13 @@ SHIPPED: dict[str, Shipped] = {
     name: Shipped(**entry)
     for name, entry in json.loads((FOLDER / 'shipped.json').read_text()).items()
 }
+
+
+def add(name: str, entry: Shipped) -> None:
+    """List a file of this folder under a name, in place of what that name stood for."""
+    SHIPPED[name] = entry
+    listed = {key: asdict(SHIPPED[key]) for key in sorted(SHIPPED)}
+    (FOLDER / 'shipped.json').write_text(json.dumps(listed, indent=2) + '\n')
 
 
 def path_of(name: str) -> Path | None:

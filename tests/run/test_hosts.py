@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 
+from fi_jax.pretrained import open_weights
 from fi_jax.run.faults import Exit
 from fi_jax.train import train_and_evaluate
 from tests import states, tiny_run
@@ -97,6 +98,16 @@ def test_processes_train_as_one_and_their_run_goes_on_with_another_number(
     np.testing.assert_allclose(losses(tmp_path), losses(one_process), rtol=1e-5)
     compare(state_of(one_process), state_of(tmp_path))
     assert [p.name for p in tmp_path.glob('log*.txt')] == ['log.txt']
+
+
+@pytest.mark.slow
+def test_hosts_end_their_minutes_at_one_step(tmp_path):
+    # At two steps, each would wait for the other in vain.
+    flags = '--config.minutes=0.5', '--config.steps.train=100000'
+    codes, outs = finish(start_hosts(2, tmp_path, *flags))
+    assert codes == [Exit.DONE] * 2, outs
+    step = open_weights(tmp_path / 'weights.safetensors').about['step']
+    assert state_of(tmp_path).step == step > 0
 
 
 @pytest.mark.slow  # waits for the timeout, and for a busy machine
