@@ -143,7 +143,9 @@ class JaxStep:
         names = [phase.name for phase in self.method.stages[self._stage]]
         keys = [rng.key(self._config.seed, f'train/{self._stage}/{n}/0', step) for n in names]
         (key, *_), told = zip(*(jax.random.split(key) for key in keys), strict=True)
-        keep = [jax.random.bernoulli(k, 1.0 - self._config.guide_dropout, (rows,)) for k in told]
+        keep = [
+            jax.random.bernoulli(k, 1.0 - self._config.condition_dropout, (rows,)) for k in told
+        ]
         paths = [key] if self._stage == 'stage1' else jax.random.split(key)
         sizes = (net.z_dim, 2 * net.v_dim)
         return np.stack(keep).astype(np.float32), *(

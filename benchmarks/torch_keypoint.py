@@ -525,7 +525,7 @@ class TorchKeypoint:
         As many phases as paths: stage 1 reconstructs on R; stage 2 plays all on R and S, then R1.
         """
         net, count = self._config.nets, 1 if self._stage == 'stage1' else 2
-        keep = (torch.rand(count, rows) >= self._config.guide_dropout).float()
+        keep = (torch.rand(count, rows) >= self._config.condition_dropout).float()
         sizes = (net.z_dim, 2 * net.v_dim) * count
         return keep, *(torch.randn(rows, size) for size in sizes)
 

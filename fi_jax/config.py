@@ -19,6 +19,11 @@ from fi_jax.methods import Changes, settings_of
 _INSIDE = Path(__file__).parent / 'configs'  # of an installed package
 FOLDER = _INSIDE if _INSIDE.is_dir() else Path(__file__).parents[1] / 'configs'
 
+RENAMED = {  # fields of earlier versions
+    'guide_dropout': 'condition_dropout',
+    'eval.reader': 'eval.landmark_detector',
+    'eval.fills': 'eval.baselines',
+}
 GENERAL: dict[str, Changes] = {  # ablations of any method
     'no_ema': {'optim.ema_halflife_images': 0.0},
     'bf16': {'dtype': 'bfloat16'},
@@ -42,7 +47,7 @@ def base(method: str, res: int) -> ConfigDict:
     c.steps = ConfigDict()
     # Wall time to train for, in place of the steps, whose ratio then shares it out; 0: by steps.
     c.minutes = 0.0
-    c.guide_dropout = 0.4  # share of training examples that are not told their landmarks
+    c.condition_dropout = 0.4  # share of training examples that are not told their landmarks
     # Whose landmarks lead a completion: none; 'user', those of data.landmarks; 'predictor', the
     # points that a run of configs/landmarks.py finds; 'predictor_sample', a shape that it draws for
     # each sample.
@@ -155,9 +160,9 @@ def base(method: str, res: int) -> ConfigDict:
             num_samples=6,
             limit=0,  # 0: all images
             batch_size=16,
-            fills=True,  # rows for mean face, Telea, Navier-Stokes, biharmonic on the same holes
+            baselines=True,  # rows for mean face, Telea, Navier-Stokes and others, same holes
             metrics='all',  # or names, with commas between; those without weights are skipped
-            reader='',  # a run of configs/landmarks.py that reads landmarks off the completions
+            landmark_detector='',  # a run of configs/landmarks.py, to judge completions by
             memorisation=2_000,  # training faces that completions are compared with; 0: none
             bootstrap=2_000,  # resamples behind each interval
             gallery=4,  # best, median, worst and first faces shown in the report, of each
@@ -291,6 +296,21 @@ def ablate(config: ConfigDict, name: str, known: Mapping[str, Changes]) -> None:
     patch(config, known[name], f'ablation {name}')
     if flat(config) == before:
         raise ValueError(f'ablation {name!r} changes nothing under these arguments')
+
+
+def renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain settings, of whatever version, under today's names."""
+    out = {k: dict(v) if isinstance(v, Mapping) else v for k, v in settings.items()}
+    for old, new in RENAMED.items():
+        *heads, last = old.split('.')
+        node: Any = out
+        for head in heads:
+            node = node.get(head) or {}
+        if last in node:
+            node[new.rpartition('.')[2]] = node.pop(last)
+    if out.get('landmark_source') == 'fen':
+        out['landmark_source'] = 'none'
+    return out
 
 
 def find(name: str) -> Path:

@@ -193,9 +193,13 @@ def log_to(path: Path) -> None:
 
 def parse_flags(argv: list[str]) -> list[str]:
     """Flags as absl reads them; ends with 1 and one line, not a traceback, on a wrong one."""
-    from fi_jax.config import find
+    from fi_jax.config import RENAMED, find
 
     for arg in argv:
+        path = arg.removeprefix('--config.').partition('=')[0]
+        if arg.startswith('--config.') and path in RENAMED:
+            print(f'error: --config.{path} is --config.{RENAMED[path]} now', file=sys.stderr)
+            sys.exit(1)
         if arg.startswith('--config='):
             name, colon, given = arg.removeprefix('--config=').partition(':')
             try:

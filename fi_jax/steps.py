@@ -46,12 +46,12 @@ def make_train_step(
             f'parts on each of {mesh.size if mesh else 1} devices'
         )
 
-    def whole(tree: Any) -> Any:
+    def replicate(tree: Any) -> Any:
         if mesh is None or mesh.shape['fsdp'] == 1:
             return tree
         return jax.lax.with_sharding_constraint(tree, sharding.replicated(mesh))
 
-    def cut(tree: Any) -> Any:
+    def shard(tree: Any) -> Any:
         if mesh is None or mesh.shape['fsdp'] == 1:
             return tree
         placement = sharding.place_state(tree, mesh, config.mesh.fsdp_min_size)
@@ -59,7 +59,7 @@ def make_train_step(
 
     def gradients(nets: Any, batch: Any, phase: Phase, key: Any, step: Any, constants: Any):
         """((loss, metrics), gradients, statistics) of a phase."""
-        weights = {name: whole(net.params) for name, net in nets.items()}
+        weights = {name: replicate(net.params) for name, net in nets.items()}
         nets = {name: net.replace(params=weights[name]) for name, net in nets.items()}
 
         def loss_fn(params: Any, stats: Any, batch: Any, key: jax.Array) -> Any:
@@ -77,23 +77,23 @@ def make_train_step(
         stats = {name: net.stats for name, net in nets.items()}
         if parts == 1:
             (loss, (metrics, stats)), grads = grad_fn(params, stats, batch, key)
-            return (loss, metrics), cut(grads), stats
+            return (loss, metrics), shard(grads), stats
 
         def one(carry: Any, part: Any) -> Any:
             total, stats = carry
             (loss, (metrics, stats)), grads = grad_fn(params, stats, *part)
-            return (cut(jax.tree.map(jnp.add, total, grads)), stats), (loss, metrics)
+            return (shard(jax.tree.map(jnp.add, total, grads)), stats), (loss, metrics)
 
-        zeros = cut(jax.tree.map(jnp.zeros_like, params))
+        zeros = shard(jax.tree.map(jnp.zeros_like, params))
         (total, stats), logs = jax.lax.scan(
             one,
             (zeros, stats),
-            (in_parts(batch, parts, method.group), jax.random.split(key, parts)),
+            (microbatches(batch, parts, method.group), jax.random.split(key, parts)),
         )
         grads = jax.tree.map(lambda x: x / parts, total)
         return jax.tree.map(lambda x: x.mean(0), logs), grads, stats
 
-    def play(state: Any, batch: Any, phase: Phase, key: Any, at: Any, constants: Any):
+    def run_phase(state: Any, batch: Any, phase: Phase, key: Any, at: Any, constants: Any):
         step, moment = at
         (loss, metrics), grads, stats = gradients(state.nets, batch, phase, key, moment, constants)
         scale = rate_scale(step, num_steps, config.optim, moment)
@@ -121,14 +121,14 @@ def make_train_step(
         logs |= {f'grad_norm/{phase.name}/{name}': norm for name, norm in norms.items()}
         return state.replace(nets=nets), logs
 
-    def play_lazily(state: Any, batch: Any, phase: Phase, key: Any, at: Any, constants: Any):
-        shapes = jax.eval_shape(lambda: play(state, batch, phase, key, at, constants)[1])
+    def run_lazily(state: Any, batch: Any, phase: Phase, key: Any, at: Any, constants: Any):
+        shapes = jax.eval_shape(lambda: run_phase(state, batch, phase, key, at, constants)[1])
         # NaN on the idle steps: the log averages over the steps where there is a value.
         idle = jax.tree.map(lambda s: jnp.full(s.shape, jnp.nan, s.dtype), shapes)
         idle[f'skipped/{phase.name}'] = jnp.zeros(())
         return jax.lax.cond(
             at[0] % phase.every == 0,
-            lambda: play(state, batch, phase, key, at, constants),
+            lambda: run_phase(state, batch, phase, key, at, constants),
             lambda: (state, idle),
         )
 
@@ -148,7 +148,7 @@ def make_train_step(
         for phase in phases:
             for repeat in range(phase.repeats):
                 key = rng.key(config.seed, f'train/{stage}/{phase.name}/{repeat}', state.step)
-                run = play if phase.every == 1 else play_lazily
+                run = run_phase if phase.every == 1 else run_lazily
                 state, logs = run(state, batch, phase, key, at, constants)
                 name = f'skipped/{phase.name}'
                 logs[name] += metrics.get(name, 0.0)  # of repeats, each may fail
@@ -172,18 +172,18 @@ def make_train_step(
     return train_step
 
 
-def in_parts(batch: features.Batch, parts: int, group: int = 1) -> dict[str, jax.Array]:
+def microbatches(batch: features.Batch, parts: int, group: int = 1) -> dict[str, jax.Array]:
     """(B,...) arrays -> (parts,B/parts,...), each part from every device's own rows.
 
     Neighbours stay together in groups of that size, where the parts are large enough.
     """
 
-    def cut(x: jax.Array) -> jax.Array:
+    def split(x: jax.Array) -> jax.Array:
         size = group if len(x) % (group * parts) == 0 else 1
         grouped = x.reshape(-1, parts, size, *x.shape[1:])
         return jnp.moveaxis(grouped, 1, 0).reshape(parts, -1, *x.shape[1:])
 
-    return {name: cut(x) for name, x in batch.items()}
+    return {name: split(x) for name, x in batch.items()}
 
 
 def draw_samples(

@@ -13,7 +13,7 @@ need OUT "${OUT:-}" 'a folder for the runs and the exported files'
 python=${PYTHON:-.venv/bin/python}
 read -ra faces <<< "$FACES"
 config=configs/flow.py:size=${SIZE:-base},res=${RES:-64}
-score=(--config.eval.holes=centre --config.eval.fills=False --config.eval.batch_size=96)
+score=(--config.eval.holes=centre --config.eval.baselines=False --config.eval.batch_size=96)
 
 train() { # train STAGE MINUTES FLAGS...
   run "$python" -m fi_jax.main --config="$config,stage=$1" "${faces[@]}" \

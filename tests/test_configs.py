@@ -15,10 +15,12 @@ import pytest
 from configs import landmarks, quickstart, stage1, stage2
 from fi_jax import config as common
 from fi_jax import features
+from fi_jax.main import parse_flags
 from fi_jax.methods import make_method
 from fi_jax.methods.keypoint_settings import ABLATIONS, PRESETS
 from fi_jax.optim import make_optimizers
 from fi_jax.run.resume import stage_plan
+from fi_jax.run.settings import opened
 from fi_jax.state import bind, example_batch, init_state
 from fi_jax.steps import make_train_step
 
@@ -311,6 +313,24 @@ def test_a_config_is_found_by_its_name_from_any_folder(name, tmp_path, monkeypat
     assert common.find(name).read_text().startswith('"""Stage 2')
     with pytest.raises(FileNotFoundError, match=r'--config=stage3: no such file; .*stage2'):
         common.find('stage3')
+
+
+def test_settings_of_earlier_versions_are_read_under_todays_names():
+    old = {'method': 'keypoint', 'res': 32, 'guide_dropout': 0.25, 'landmark_source': 'fen'}
+    old['eval'] = {'reader': 'runs/lm', 'limit': 7}
+    now = opened(old)
+    assert (now.condition_dropout, now.landmark_source) == (0.25, 'none')
+    assert (now.eval.landmark_detector, now.eval.limit) == ('runs/lm', 7)
+    assert 'guide_dropout' not in now and 'reader' not in now.eval and 'reader' in old['eval']
+    fields = common.flat(common.base('keypoint', 32))
+    assert set(common.RENAMED.values()) <= set(fields) and not set(common.RENAMED) & set(fields)
+
+
+def test_a_flag_of_an_earlier_version_is_told_its_new_name(capsys):
+    with pytest.raises(SystemExit):
+        parse_flags(['fi-jax', '--config=stage2', '--config.eval.reader=runs/lm'])
+    message = '--config.eval.reader is --config.eval.landmark_detector now'
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -110,7 +110,7 @@ def test_a_run_older_than_a_field_opens_with_its_default(normal_run, tmp_path):
     del own['guidance'], own['eval']['gallery'], own['landmark_source']
     (old / 'config.json').write_text(json.dumps(own))
     weights = open_weights(old)
-    assert (weights.config.guidance, weights.config.landmark_source) == (1.0, 'fen')
+    assert (weights.config.guidance, weights.config.landmark_source) == (1.0, 'none')
     assert weights.config.prior == 'normal' and 'gallery' in weights.config.eval
 
 
@@ -177,7 +177,7 @@ def test_the_predictor_inside_leads(normal_run, predictor_run, exported):
     assert inside.predictor.about['data'] == inside.about['data']
     led.predictor = str(predictor_run[1])
     np.testing.assert_array_equal(drawn(inside), drawn(load_run(led, workdir, mesh)))
-    assert load_predictor(str(exported), 'config.eval.reader').method.predictor
+    assert load_predictor(str(exported), 'config.eval.landmark_detector').method.predictor
 
 
 def test_a_file_tells_no_place_and_is_the_same_each_time(normal_run, exported, tmp_path):

@@ -111,7 +111,7 @@ def test_parts_of_a_batch_make_the_gradient_of_the_whole(fsdp, batch):
 
 def test_parts_come_from_every_device_and_keep_twins_together():
     x = {'x': jnp.arange(16)}
-    parts = np.asarray(steps.in_parts(x, 2, 2)['x'])
+    parts = np.asarray(steps.microbatches(x, 2, 2)['x'])
     assert sorted(parts.ravel()) == list(range(16))
     for part in parts:
         assert {int(row) // 4 for row in part} == {0, 1, 2, 3}  # four devices hold four rows each

@@ -61,7 +61,7 @@ def evaluate_split(
     options = config.eval
     split, source, examples = examples_of(config, workdir)
     rows = method_rows(method, nets, config, mesh)
-    if options.fills:
+    if options.baselines:
         # The mean is of training faces where they are at hand, else of the faces themselves.
         average = mean_face(make_source(config.data, 'train' if split == 'test' else split), config)
         rows |= fill_rows(mesh, average)
@@ -150,7 +150,7 @@ def evaluate_folders(folders: tuple[str, str, str], config: Any, workdir: str | 
         return placed['samples'], placed['weight'] >= 0
 
     rows: dict[str, Draw] = {PRIMARY: draw}
-    if options.fills:
+    if options.baselines:
         count = min(examples.count, 1000)
         rows |= fill_rows(mesh, fills.mean_face(examples[i]['image'] for i in range(count)))
     protocol: dict[str, Any] = {
@@ -261,10 +261,10 @@ def gather_aids(
     aids: dict[str, Any] = {}
     if 'landmarks' in wanted:
         with tolerate(skipped, 'landmarks'):
-            aids['reader'], protocol['reader'] = load_reader(config.eval.reader, mesh)
+            aids['reader'], protocol['reader'] = load_reader(config.eval.landmark_detector, mesh)
             leads = config.get('landmark_source') in guidance.PREDICTED
             leader = config.get('predictor') or workdir  # a file may hold one
-            same = leads and Path(leader).resolve() == Path(config.eval.reader).resolve()
+            same = leads and Path(leader).resolve() == Path(config.eval.landmark_detector).resolve()
             protocol['reader']['interested'] = same
     if 'memorisation' in wanted and workdir and config.eval.memorisation:
         with tolerate(skipped, 'memorisation'):
@@ -275,7 +275,7 @@ def gather_aids(
 
 
 def load_reader(
-    run: str, mesh: Mesh, field: str = 'config.eval.reader'
+    run: str, mesh: Mesh, field: str = 'config.eval.landmark_detector'
 ) -> tuple[suite.Reader, dict[str, Any]]:
     """The landmark reader of a field, and what the protocol says of it.
 
@@ -285,7 +285,7 @@ def load_reader(
     if not run:
         raise LookupError(
             'no reader of landmarks is named; train one with configs/landmarks.py and give its '
-            'run folder as --config.eval.reader=runs/lm'
+            'run folder as --config.eval.landmark_detector=runs/lm'
         )
     weights = load_predictor(run, field)
     method, res_read = weights.method, weights.config.res

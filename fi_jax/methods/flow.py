@@ -79,7 +79,7 @@ STAGES: dict[str, Changes] = {
 ABLATIONS: dict[str, Changes] = {
     'velocity': {'flow.predict': 'velocity'},
     'no_style': {'flow.style_dim': 0},
-    'no_landmarks': {'guide_dropout': 1.0},
+    'no_landmarks': {'condition_dropout': 1.0},
     'no_critics': {'flow.adversarial': 0.0},
 }
 
@@ -189,7 +189,7 @@ class Flow:
         """The landmarks that lead, as maps (B,H,W,C); with a key, left out at random."""
         known = batch['has_landmarks']
         if key is not None:
-            keep = 1.0 - self.config.guide_dropout
+            keep = 1.0 - self.config.condition_dropout
             known *= jax.random.bernoulli(key, keep, known.shape)
         elif self.config.landmark_source == 'none':
             known = jnp.zeros_like(known)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from fi_jax import features, losses, rng
 from fi_jax.features import Batch
-from fi_jax.methods import Method, Nets, Phase
+from fi_jax.methods import Method, Nets, Phase, pairs
 from fi_jax.methods.critics import (
     CRITICS,
     GAN_KINDS,
@@ -34,7 +34,7 @@ from fi_jax.nets.generator import FaceGenerator
 from fi_jax.nets.layers import reparameterise
 from fi_jax.rng import Keys
 
-LANDMARK_SOURCES = ('fen', 'user', 'predictor', 'predictor_sample')
+LANDMARK_SOURCES = ('none', 'user', 'predictor', 'predictor_sample')
 SEEN = ('masked', 'hole', 'guide')
 WATCH_SAMPLES = 4
 
@@ -60,32 +60,6 @@ def sigma_of_hole(hole: jax.Array) -> jax.Array:
     """Prior deviation that grows with the hole, (B,1); PICNet (Zheng et al., 2019)."""
     visible = 1.0 - hole.mean(axis=(1, 2, 3))
     return jax.nn.sigmoid(-8.0 * (visible - 0.8))[:, None]
-
-
-def two_paths(r: jax.Array, s: jax.Array) -> jax.Array:
-    """(B,...) of each path -> (2B,...); an example's two rows are neighbours, on one device."""
-    return jnp.stack([r, s], axis=1).reshape(-1, *r.shape[1:])
-
-
-def split_paths(tree: Any) -> tuple[Any, Any]:
-    """The inverse of `two_paths`, for each array of a tree."""
-    pairs = jax.tree.map(lambda x: x.reshape(-1, 2, *x.shape[1:]), tree)
-    return jax.tree.map(lambda x: x[:, 0], pairs), jax.tree.map(lambda x: x[:, 1], pairs)
-
-
-def twins(tree: Any) -> Any:
-    """Every other example twice, as neighbours: two completions of one input can be compared."""
-
-    def double(x: jax.Array) -> jax.Array:
-        even = x.reshape(-1, 2, *x.shape[1:])[:, :1]
-        return jnp.broadcast_to(even, (len(even), 2, *x.shape[1:])).reshape(x.shape)
-
-    return jax.tree.map(double, tree)
-
-
-def swapped(x: jax.Array) -> jax.Array:
-    """Each example (B,...) in the place of its neighbour: pairs stay on one device."""
-    return jnp.flip(x.reshape(-1, 2, *x.shape[1:]), axis=1).reshape(x.shape)
 
 
 def prefix(head: str, terms: Terms) -> Terms:
@@ -191,16 +165,16 @@ class Keypoint:
         )
 
     def guide(self, batch: Batch, key: jax.Array | None = None) -> jax.Array:
-        """The landmarks a completion is told, as maps: none under landmark_source 'fen'.
+        """The landmarks a completion is told, as maps: none under landmark_source 'none'.
 
         With a key, for training: those of the truth, left out at random, so that the networks
         work with and without them.
         """
         given = batch['has_landmarks']
         if key is not None:
-            keep = 1.0 - self.config.guide_dropout
+            keep = 1.0 - self.config.condition_dropout
             given *= jax.random.bernoulli(key, keep, given.shape)
-        elif self.config.landmark_source == 'fen':
+        elif self.config.landmark_source == 'none':
             given = jnp.zeros_like(given)
         return features.guide(batch['landmarks'], given, batch['hole'].shape[1:3])
 
@@ -223,7 +197,7 @@ class Keypoint:
         return posterior, self.complete(nets, batch, z, noise_v)
 
     def path_s(self, nets: Nets, batch: Batch, key: jax.Array) -> Path:
-        """z from the prior, which learns on path R alone; batch of twins."""
+        """z from the prior, which learns on path R alone; batch: `pairs.doubled`."""
         unit, noise_v = self.noise(key, len(batch['hole']))
         prior = jax.lax.stop_gradient(self.prior(nets, batch))
         z = reparameterise(prior.mean, prior.logvar, unit)
@@ -232,19 +206,19 @@ class Keypoint:
     def both_paths(
         self, nets: Nets, batch: Batch, prior: Style, key: jax.Array
     ) -> tuple[Style, Path, Path]:
-        """Path R on the batch and path S on its twins, as one batch of twice the size."""
+        """Path R on the batch and path S on it doubled, as one batch of twice the size."""
         key_r, key_s = jax.random.split(key)
         posterior = Style(*nets['extractor'](self.real_features(batch)))
         unit_r, noise_r = self.noise(key_r, len(batch['hole']))
         unit_s, noise_s = self.noise(key_s, len(batch['hole']))
         view_r = {name: batch[name] for name in SEEN}
-        view_s = twins(view_r)
-        prior_s = jax.lax.stop_gradient(twins(prior))
+        view_s = pairs.doubled(view_r)
+        prior_s = jax.lax.stop_gradient(pairs.doubled(prior))
         z_s = reparameterise(prior_s.mean, prior_s.logvar, unit_s)
-        z = two_paths(reparameterise(*posterior, unit_r), z_s)
-        view = jax.tree.map(two_paths, view_r, view_s)
-        drawn = self.complete(nets, view, z, two_paths(noise_r, noise_s))
-        return posterior, *split_paths(drawn)
+        z = pairs.interleaved(reparameterise(*posterior, unit_r), z_s)
+        view = jax.tree.map(pairs.interleaved, view_r, view_s)
+        drawn = self.complete(nets, view, z, pairs.interleaved(noise_r, noise_s))
+        return posterior, *pairs.split(drawn)
 
     # -------------------------------------------------------------------------------- losses
 
@@ -307,7 +281,7 @@ class Keypoint:
         def distance(z: jax.Array) -> jax.Array:
             return (jnp.abs(mean - z).mean(-1) * weight).sum() / total
 
-        return {'latent': distance(s.z), 'latent_shuffled': distance(swapped(s.z))}
+        return {'latent': distance(s.z), 'latent_shuffled': distance(pairs.partner(s.z))}
 
     def adversarial_terms(self, nets: Nets, image: jax.Array, batch: Batch) -> Terms:
         """What each frozen critic thinks of the composites."""
@@ -316,13 +290,13 @@ class Keypoint:
         return {f'adv_{n[2:]}': losses.adversarial_loss(kind, fake[n]).mean() for n in CRITICS}
 
     def diversity_terms(self, s: Path, hole: jax.Array) -> Terms:
-        """How far the twins' completions fall short of a floor, and how far apart they are.
+        """How far two completions of an input fall short of a floor, and how far apart they are.
 
         The floor is of the distance inside the hole per unit of z: the idea of MSGAN (Mao et al.,
-        2019), as a hinge, so that nothing pushes on twins which differ enough.
+        2019), as a hinge, so that nothing pushes on two which differ enough.
         """
-        (image_a, image_b), (z_a, z_b) = split_paths(s.image), split_paths(s.z)
-        hole, _ = split_paths(hole)
+        (image_a, image_b), (z_a, z_b) = pairs.split(s.image), pairs.split(s.z)
+        hole, _ = pairs.split(hole)
         distance = losses.masked_mean(jnp.abs(image_a - image_b), hole)
         per_z = distance / (jnp.abs(z_a - z_b).mean(-1) + 1e-6)
         short = jax.nn.relu(self.config.loss.diversity_floor - per_z)
@@ -357,14 +331,14 @@ class Keypoint:
         kind, stats = GAN_KINDS[self.config.gan], {}
         if self.config.gan == 'hinge_sn':
             stats = {'update_stats': True}
-        pairs = twins({name: batch[name] for name in ('image', 'hole', 'guide')})
-        fake = jax.lax.stop_gradient(composite(fake, pairs))
-        guide = swapped(batch['guide'])
+        doubled = pairs.doubled({name: batch[name] for name in ('image', 'hole', 'guide')})
+        fake = jax.lax.stop_gradient(composite(fake, doubled))
+        guide = pairs.partner(batch['guide'])
         views = (local_view(batch['image'], batch['hole'], g) for g in (batch['guide'], guide))
         # In one pass: devices sum the gradients of each pass apart.
-        own, other = split_paths(nets['d_local'](two_paths(*views), **stats))
+        own, other = pairs.split(nets['d_local'](pairs.interleaved(*views), **stats))
         on_real = {'d_global': nets['d_global'](batch['image'], **stats), 'd_local': own}
-        on_fake = scores(nets, fake, pairs, frozen=False)
+        on_fake = scores(nets, fake, doubled, frozen=False)
         terms = {n: losses.critic_loss(kind, on_real[n], on_fake[n]).mean() for n in CRITICS}
         margins = {f'{n}_margin': (on_real[n] - on_fake[n]).mean() for n in CRITICS}
         both = batch['guide'][:, 0, 0, -1] * guide[:, 0, 0, -1]
@@ -390,13 +364,13 @@ class Keypoint:
             total, terms = self.reconstruct_terms(posterior, prior, r, batch, ramp)
             return total, prefix('r', terms), r
         if paths == 's':
-            s = self.path_s(nets, twins(batch), key)
-            total, terms = self.sample_terms(nets, s, twins(batch))
+            s = self.path_s(nets, pairs.doubled(batch), key)
+            total, terms = self.sample_terms(nets, s, pairs.doubled(batch))
             return total, prefix('s', terms), s
         prior = self.prior(nets, batch)
         posterior, r, s = self.both_paths(nets, batch, prior, key)
         total_r, terms_r = self.reconstruct_terms(posterior, prior, r, batch, ramp)
-        total_s, terms_s = self.sample_terms(nets, s, twins(batch))
+        total_s, terms_s = self.sample_terms(nets, s, pairs.doubled(batch))
         return total_r + total_s, prefix('r', terms_r) | prefix('s', terms_s), s
 
     def phase_generative(
@@ -423,8 +397,8 @@ class Keypoint:
         """The critics alone, with WGAN's penalty between real and fake."""
         key, batch = self.told(batch, key)
         key_s, key_mix = jax.random.split(key)
-        pairs = twins(batch)
-        fake = composite(self.path_s(nets, pairs, key_s).image, pairs)
+        doubled = pairs.doubled(batch)
+        fake = composite(self.path_s(nets, doubled, key_s).image, doubled)
         total, terms = self.critic_terms(nets, fake, batch)
         if self.config.gan == 'wgan_gp':
             mix = jax.random.uniform(key_mix, (len(fake),))
@@ -499,7 +473,7 @@ class Keypoint:
             'face_mask': jax.nn.sigmoid(s.embedding.mask_logits),
             'face_part': s.embedding.part,
         }
-        if self.config.landmark_source != 'fen':
+        if self.config.landmark_source != 'none':
             known = batch['has_landmarks'][:, None, None] > 0
             out['told'] = jnp.where(known, batch['landmarks'], jnp.nan)
         return out
@@ -511,7 +485,7 @@ class Keypoint:
         leaves the guide out at random, so the nets know both.
         """
         strength = self.config.guidance
-        if strength == 1.0 or self.config.landmark_source == 'fen':
+        if strength == 1.0 or self.config.landmark_source == 'none':
             return s.image
         untold = {**batch, 'guide': jnp.zeros_like(batch['guide'])}
         bare = self.complete(nets, untold, s.z, noise_v).image
@@ -533,7 +507,7 @@ class Keypoint:
         def distance(a: Path, b: Path) -> jax.Array:
             return losses.masked_mean(jnp.abs(a.image - b.image), batch['hole']).mean()
 
-        pairs = [distance(a, b) for i, a in enumerate(drawn) for b in drawn[:i]]
+        distances = [distance(a, b) for i, a in enumerate(drawn) for b in drawn[:i]]
         v = jnp.stack([path.embedding.v_emb for path in drawn])
         views = [self.fake_features(composite(s.image, batch), s.embedding) for s in drawn]
         mean = jnp.stack([nets['extractor'](view)[0] for view in views])
@@ -549,7 +523,7 @@ class Keypoint:
             'kl_z_per_dimension': kl,
             'kl_z_active': (kl > 0.02).sum().astype(jnp.float32),
             'prior_deviation': jnp.exp(0.5 * prior.logvar).mean(),
-            'pair_distance_hole': jnp.stack(pairs).mean(),
+            'pair_distance_hole': jnp.stack(distances).mean(),
             'v_share_of_z': v.var(0).mean() / (v.var((0, 1)).mean() + 1e-9),
             'latent': latent,
             'latent_ratio': latent / shuffled,

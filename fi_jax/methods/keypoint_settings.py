@@ -111,9 +111,9 @@ ABLATIONS: dict[str, Changes] = {
     'no_maps': {'loss.part': 0.0, 'loss.mask': 0.0, 'loss.landmark': 0.0},
     'no_features': {'loss.l1_features': 0.0},
     'no_mismatch': {'loss.mismatch': 0.0},
-    'no_guide': {'guide_dropout': 1.0, 'loss.mismatch': 0.0},
+    'no_guide': {'condition_dropout': 1.0, 'loss.mismatch': 0.0},
     'no_landmarks': {
-        'guide_dropout': 1.0,
+        'condition_dropout': 1.0,
         'loss.l1_features': 0.0,
         'loss.mismatch': 0.0,
         'loss.part': 0.0,
@@ -135,7 +135,7 @@ def defaults(res: int) -> dict[str, Any]:
         latent_through='image',  # 'all': the latent L1 moves the decoded maps as well
         # Of z: 'visible', read off the visible pixels; 'normal', N(0,I); 'sigma_by_hole'.
         prior='visible',
-        landmark_source='fen',  # beside 'user' and the predictor's: the embedding network alone
+        landmark_source='none',  # beside 'user' and the predictor's: the embedding network alone
         nets=dict(
             **SIZES[res],
             hvae='dual',  # 'chain': V_f depends on V_l

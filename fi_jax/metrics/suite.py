@@ -96,7 +96,7 @@ def face_judges(
         else:
             skipped['identity'] = (
                 'no landmarks are known for these images, and they say where the face is; name '
-                'them in config.data.landmarks, or a reader in config.eval.reader'
+                'them in config.data.landmarks, or a reader in config.eval.landmark_detector'
             )
     return {k: x for k, x in found.items() if k in chosen(wanted) and x is not None}
 

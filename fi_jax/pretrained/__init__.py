@@ -21,6 +21,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from fi_jax import sharding
+from fi_jax.config import renamed
 from fi_jax.methods import Method, make_method
 from fi_jax.pretrained import files, shipped
 from fi_jax.run import checkpoint, settings
@@ -92,7 +93,7 @@ def own_about(place: str | Path, field: str = '--checkpoint') -> dict[str, Any]:
 
 def own_settings(place: str | Path, field: str = '--checkpoint') -> dict[str, Any]:
     """The settings that a run, file or name was trained with, as plain values."""
-    return own_about(place, field)['config']
+    return renamed(own_about(place, field)['config'])
 
 
 def _of_run(run: Path, asked: Any, given: Any) -> Weights:

@@ -31,8 +31,8 @@ DTYPES = {'float32': None, 'bfloat16': ml_dtypes.bfloat16, 'float16': np.float16
 # Fields that name places of the machine where a run was trained.
 PLACES = (
     'data.path', 'data.data_dir', 'data.sets', 'data.landmarks', 'data.identities',
-    'data.attributes', 'data.partition', 'eval.reader', 'sample.out', 'predict.out', 'warm_start',
-    'predictor', 'tracker', 'compile_cache', 'profile_steps',
+    'data.attributes', 'data.partition', 'eval.landmark_detector', 'sample.out', 'predict.out',
+    'warm_start', 'predictor', 'tracker', 'compile_cache', 'profile_steps',
 )  # fmt: skip
 UNKNOWN_TERMS = (
     'not stated by who exported the file; the terms of the training data hold for what is made of '

@@ -76,6 +76,7 @@ def opened(
     ...), all that tells which photos is as asked.
     """
     now = settings_of(asked) if asked is not None else {}
+    own = config.renamed(own)
     out = completed(own, defaults(own) or now)
     fields = flat(now)
     if given is None:
@@ -106,7 +107,7 @@ def refuse(own: Mapping[str, Any], given: Mapping[str, Any], place: Any) -> None
 
     given: dotted path -> value. A path that the run does not know cannot have been changed.
     """
-    fields = flat(own)
+    fields = flat(config.renamed(own))
     plain = json.loads(json.dumps(dict(given), default=list))
     wrong = [
         f'config.{path}={value!r} (there: {fields[path]!r})'

@@ -363,8 +363,8 @@ def reordered(mesh, num_samples, order=slice(None)):
 def read(reader_run):
     """An evaluation with that reader: wandering samples, the same in another order, the truth."""
     mesh = sharding.make_mesh()
-    config = a_config(metrics='landmarks', reader=str(reader_run), gallery=0)
-    reader, about = evaluate.load_reader(config.eval.reader, mesh)
+    config = a_config(metrics='landmarks', landmark_detector=str(reader_run), gallery=0)
+    reader, about = evaluate.load_reader(config.eval.landmark_detector, mesh)
     assert about == {'run': reader_run.name, 'res': 32, 'step': 7}
 
     def twice(batch, placed):
@@ -402,7 +402,7 @@ def test_the_order_of_the_samples_does_not_matter_to_what_is_read(read):
 
 def test_folders_are_read_against_given_points_or_the_readers_own(read, reader_run, tmp_path):
     folders = write_folders(tmp_path / 'data', 'flat', num_samples=3)
-    config = a_config(metrics='landmarks', reader=str(reader_run), gallery=0)
+    config = a_config(metrics='landmarks', landmark_detector=str(reader_run), gallery=0)
     found = evaluate.evaluate_folders(folders, config, tmp_path / 'own')
     assert found.protocol['landmarks'] == 'reader'
     assert np.nanmax(found.scores['truth']['landmark_error/mean']) < 1e-5
@@ -434,12 +434,12 @@ def test_a_reader_that_is_none_is_named_and_the_rest_is_measured(reader_run, tmp
     record_run(old, tmp_path / 'old')
     words = {
         str(tmp_path / 'old'): 'an earlier version of fi_jax wrote it; train it again',
-        '': 'configs/landmarks.py and give its run folder as --config.eval.reader',
+        '': 'configs/landmarks.py and give its run folder as --config.eval.landmark_detector',
         str(tmp_path / 'nowhere'): 'not a run folder',
         str(tmp_path / 'drawing'): 'masked_autoencoder, which predicts no points',
     }
     for reader, expected in words.items():
-        config, skipped, protocol = a_config(metrics='all', reader=reader), {}, {}
+        config, skipped, protocol = a_config(metrics='all', landmark_detector=reader), {}, {}
         aids = evaluate.gather_aids(config, '', mesh, skipped, protocol)
         assert aids == {} and protocol == {}
         assert expected in skipped['landmarks'] and '\n' not in skipped['landmarks']
@@ -451,9 +451,12 @@ def test_a_reader_that_is_none_is_named_and_the_rest_is_measured(reader_run, tmp
 
 
 def test_a_reader_that_also_leads_the_completions_is_called_so(reader_run):
-    config, mesh = a_config(metrics='landmarks', reader=str(reader_run)), sharding.make_mesh()
+    config, mesh = (
+        a_config(metrics='landmarks', landmark_detector=str(reader_run)),
+        sharding.make_mesh(),
+    )
     config.predictor = str(reader_run / '.')
-    for source, expected in (('fen', False), ('predictor', True)):
+    for source, expected in (('none', False), ('predictor', True)):
         config.landmark_source, protocol = source, {}
         evaluate.gather_aids(config, '', mesh, {}, protocol)
         assert protocol['reader']['interested'] is expected
@@ -600,7 +603,7 @@ def write_folders(root, layout, count=3, num_samples=2):
 @pytest.mark.parametrize('layout', ['nested', 'flat'])
 def test_folders_of_another_program_score_as_the_run_itself(layout, results, tmp_path):
     folders = write_folders(tmp_path / 'data', layout)
-    config = a_config(fills=False)
+    config = a_config(baselines=False)
     found = evaluate.evaluate_folders(folders, config, tmp_path / 'out')
     assert found.protocol['num_samples'] == 2 and len(found.names) == 3
     np.testing.assert_array_equal(found.fingerprint, results.fingerprint[:3])
