@@ -73,11 +73,11 @@ def measure(
     except inpaint.NoFaceFound as error:
         return row | {'why': str(error), 'seconds': time.perf_counter() - start}
     eyes = float(np.linalg.norm(points[45] - points[36]))
-    error = float(np.linalg.norm(result.face.landmarks - points, axis=-1).mean()) / eyes
+    nme = float(np.linalg.norm(result.face.landmarks - points, axis=-1).mean()) / eyes
     natural = step_across(pixels, missing)
     return row | {
-        'found': error < 0.25,
-        'nme': 100 * error,
+        'found': nme < 0.25,
+        'nme': 100 * nme,
         'seconds': time.perf_counter() - start,
         'outside': max(int(np.abs(o[~missing].astype(int) - pixels[~missing]).max()) for o in outs),
         'seam': float(np.mean([step_across(o, missing) for o in outs])) - natural,
