@@ -59,7 +59,7 @@ def main(arguments: list[str]) -> int:
         if options.photo or not options.demo:
             jobs += jobs_of(options.photo, options.hole)
         restorer = inpaint.load(options.weights, options.predictor)
-        if not jax.config.read('jax_compilation_cache_dir'):  # type: ignore[attr-defined]
+        if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
             sharding.keep_compiled(restorer.config.get('compile_cache', ''))
         box = _box(options.face, jobs)
     except (ValueError, OSError) as error:
