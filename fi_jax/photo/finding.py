@@ -121,7 +121,7 @@ def find(pixels: np.ndarray, missing: np.ndarray, predict: Predict, res: int) ->
             < 2 * max(rows.stop - rows.start, columns.stop - columns.start)
             < max(missing.shape)
         ):
-            corner = np.float32([columns.start, rows.start])
+            corner = np.array([columns.start, rows.start], np.float32)
             faces = [
                 Face.of(f.landmarks + corner, f.score)
                 for f in _search(pixels[near], missing[near], predict, res, turns=1)
