@@ -135,7 +135,7 @@ class Result:
 
     def image(self, k: int) -> Image.Image:
         """Completion k as a picture; drawn anew at each call, which spares memory."""
-        return self.photo.image(self.pixels(k))
+        return self.photo.image(self.pixels(k), self.hole)
 
     @functools.cached_property
     def images(self) -> list[Image.Image]:

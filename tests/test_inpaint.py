@@ -243,6 +243,7 @@ def test_holes_and_photos_of_any_kind_give_the_same(restorer, photo, hole, tmp_p
     result = restorer(clear, 'alpha', 1, landmarks=points)
     np.testing.assert_array_equal(result.pixels(0), wanted)
     assert result.images[0].mode == 'RGBA'
+    assert (np.asarray(result.images[0])[..., 3] == 255).all()  # what was drawn can be seen
     white = np.where(hole[..., None] > 0, np.uint8(255), pixels // 2)
     assert restorer(white, 'white', 1, landmarks=points).hole.sum() == (hole > 0).sum()
 

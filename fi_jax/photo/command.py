@@ -144,17 +144,18 @@ def complete(
 
 def write(result: inpaint.Result, out: Path, about: dict[str, Any]) -> None:
     """The files of a result; the sidecar comes last, so that what has one is whole."""
-    drawn = []
+    tiles = []
     for k in range(len(result)):
         text = PngImagePlugin.PngInfo()
         text.add_text('fi_jax', json.dumps(about | {'sample': k}))
-        drawn.append(result.pixels(k))
+        pixels = result.pixels(k)
         with whole(out / f'{k:02d}.png') as part, open(part, 'wb') as file:
-            result.photo.image(drawn[-1]).save(file, 'PNG', pnginfo=text)
+            result.photo.image(pixels, result.hole).save(file, 'PNG', pnginfo=text)
+        tiles.append(_tile(result, pixels))
     with whole(out / 'uncertainty.png') as part, open(part, 'wb') as file:
         Image.fromarray(_as_grey(result.uncertainty)).save(file, 'PNG')
     with whole(out / 'sheet.jpg') as part, open(part, 'wb') as file:
-        Image.fromarray(_sheet(result, drawn)).save(file, 'JPEG', quality=92)
+        Image.fromarray(_sheet(result, tiles)).save(file, 'JPEG', quality=92)
     faces = [
         {
             'box': [round(x, 2) for x in part.face.box],
@@ -259,23 +260,25 @@ def _sha256(path: Path) -> str:
 
 
 def _sheet(result: inpaint.Result, drawn: Sequence[np.ndarray]) -> np.ndarray:
-    """The face upright: the hole, its points, the completions, and where they differ."""
-    points = result.face.landmarks
-    frame = alignment.invert(alignment.to_canonical(points, _TILE))
-
-    def tile(pixels: np.ndarray) -> np.ndarray:
-        return blending.cut(pixels, result.hole, frame, _TILE)[0]
-
-    damaged = tile(pictures.with_hole(result.photo.pixels, result.hole[..., None]))
-    led = alignment.apply(alignment.invert(frame), result.landmarks.mean(0))
-    differ = np.repeat(tile(_as_grey(result.uncertainty))[..., None], 3, -1)
+    """The face upright: the hole, its points, the completions drawn, and where they differ."""
+    damaged = _tile(result, pictures.with_hole(result.photo.pixels, result.hole[..., None]))
+    points = alignment.apply(_to_tile(result), result.landmarks.mean(0))
     columns = {
         'photo': damaged,
-        'points': pictures.with_face(damaged, led, pictures.RED, _TILE),
-        **{f'{k:02d}': tile(pixels) for k, pixels in enumerate(drawn)},
-        'differ': differ,
+        'points': pictures.with_face(damaged, points, pictures.RED, _TILE),
+        **{f'{k:02d}': tile for k, tile in enumerate(drawn)},
+        'differ': np.stack([_tile(result, _as_grey(result.uncertainty))] * 3, -1),
     }
     return pictures.grid(list(columns), [x[None] for x in columns.values()], _TILE)
+
+
+def _to_tile(result: inpaint.Result) -> np.ndarray:
+    return alignment.to_canonical(result.face.landmarks, _TILE)
+
+
+def _tile(result: inpaint.Result, pixels: np.ndarray) -> np.ndarray:
+    """The face of a photo, upright, small."""
+    return blending.cut(pixels, result.hole, alignment.invert(_to_tile(result)), _TILE)[0]
 
 
 def _as_grey(uncertainty: np.ndarray) -> np.ndarray:

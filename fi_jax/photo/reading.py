@@ -37,11 +37,14 @@ class Photo:
         """Height and width."""
         return self.pixels.shape[0], self.pixels.shape[1]
 
-    def image(self, pixels: np.ndarray) -> Image.Image:
-        """Pixels (H,W,3) as a picture in the photo's own mode, with its alpha and profile."""
+    def image(self, pixels: np.ndarray, drawn: np.ndarray) -> Image.Image:
+        """Pixels (H,W,3) as a picture in the photo's own mode, with its alpha and profile.
+
+        drawn (H,W) bool: what is opaque now, whatever it was.
+        """
         out = Image.fromarray(np.ascontiguousarray(pixels[..., 0]) if self.grey else pixels)
         if self.alpha is not None:
-            out.putalpha(Image.fromarray(self.alpha))
+            out.putalpha(Image.fromarray(np.where(drawn, np.uint8(255), self.alpha)))
         out.info.update(self.info)
         return out
 
