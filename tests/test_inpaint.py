@@ -5,7 +5,6 @@ import json
 import threading
 
 import cv2
-import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,35 +12,19 @@ from skimage import data
 
 import fi_jax
 from benchmarks import own_photos
-from configs import landmarks
 from fi_jax import cli, inpaint
 from fi_jax.input_pipeline import alignment, landmark_shards
 from fi_jax.input_pipeline.archives import Zip
 from fi_jax.input_pipeline.records import decode
 from fi_jax.landmarks import MEAN_SHAPE
-from fi_jax.methods import make_method
 from fi_jax.photo import blending, finding
-from fi_jax.pretrained import files, shapes_of, shipped, tensors_of
-from fi_jax.run.settings import settings_of
-from tests import masked_autoencoder
+from fi_jax.pretrained import shipped
+from tests import tiny_weights
 
 
 @pytest.fixture(scope='session')
 def weights(tmp_path_factory):
-    """A file of untrained nets at 32 px: the predictor answers with the mean face, and is sure."""
-    drawing, reading = masked_autoencoder.get_config('tiny'), landmarks.get_config('tiny')
-    random = np.random.default_rng(0)
-    shapes = shapes_of(make_method(drawing), 32)
-    tensors = tensors_of(jax.tree.map(lambda x: random.normal(0, 0.3, x.shape), shapes))
-    shapes = tensors_of(
-        jax.tree.map(lambda x: np.zeros(x.shape), shapes_of(make_method(reading), 32))
-    )
-    shapes['nets/predictor/params/_Heads_0/log_scale/bias'][:] = -7.0
-    tensors |= {f'predictor/{name}': x for name, x in shapes.items()}
-    told = {'config': settings_of(drawing), 'predictor': {'config': settings_of(reading)}}
-    path = tmp_path_factory.mktemp('weights') / 'tiny.safetensors'
-    path.write_bytes(files.encode({k: x.astype(np.float32) for k, x in tensors.items()}, told))
-    return path
+    return tiny_weights.write(tmp_path_factory.mktemp('weights') / 'tiny.safetensors')
 
 
 @pytest.fixture(scope='session')

@@ -9,6 +9,7 @@ import re
 import resource
 import socket
 import struct
+import subprocess
 import sys
 import threading
 import zlib
@@ -450,3 +451,20 @@ def test_s5_fuzzed_requests_never_break_the_server(url, count):
     assert len(set(seen)) > 2  # some were taken, some refused
     done = finished(url, complete(url)[2]['id'])
     assert done['state'] == 'done'
+
+
+@pytest.mark.slow
+def test_memory_stays_flat_over_many_photos(tmp_path):
+    """In a process of its own, by the benchmark that docs/serve.md quotes."""
+    from tests import tiny_weights
+
+    weights = tiny_weights.write(tmp_path / 'tiny.safetensors')
+    done = subprocess.run(
+        [sys.executable, '-m', 'benchmarks.serve', str(weights), '--photos=250'],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    told = json.loads(done.stdout)
+    assert told['answers']['done'] == told['answers']['200'] == 250
+    assert set(told['answers']) <= {'202', '200', '429', 'done'}
+    first, *_, last = told['peak_mb_after_each_50']
+    assert last - first < 60
