@@ -1,137 +1,136 @@
-"""The training loader against raw JPEG decoding, in images a second, and where its time goes.
+"""What a host reads, decodes and crops: sources x readers, and what an image costs a core.
 
     python -m benchmarks.data_pipeline
-    python -m benchmarks.data_pipeline --path FACES.zip --landmarks LANDMARKS.npz
+    python -m benchmarks.data_pipeline --path FACES.zip --processes 0 1 2 4
 
-Without --path the faces are procedural: the loader then draws each face where it would otherwise
-read and decode one, and the raw decoding is of the same faces as JPEG files in memory. The loader
-is the trainer's own, from `train_iterator`; a turn begins with a fresh iterator and skips what its
-threads have read ahead. The table of parts is of one thread, without grain; 'grain and batching' is
-what the loader of one thread takes beyond them.
+Rates are of the trainer's own batches: 0 processes are --threads threads of this one. The rows of a
+decoded set are of the same faces, written by `fi_jax.input_pipeline.decoded` to a folder that is
+removed. Without --path the faces are drawn, and kept as JPEG files in memory. The table of parts is
+of one thread: microseconds of the processor an image. 'data wait' is what a consumer of --consume
+images a second would wait. `--json FILE` adds a line to a file.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
-import statistics
+import contextlib
+import dataclasses
+import json
+import tempfile
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
 from benchmarks import timing
-from configs import stage1
-from fi_jax.input_pipeline import holes, loader
-from fi_jax.input_pipeline.records import Source, decode
+from fi_jax.input_pipeline import decoded, reading
+from fi_jax.input_pipeline.loader import train_iterator
+from fi_jax.input_pipeline.records import Record, Source, decode
 from fi_jax.input_pipeline.sources import make_source
 
-READ_AHEAD = 8  # batches; at least what grain keeps ready
-PARTS = ('read', 'decode', 'crop and flip', 'hole', 'face maps')
+
+class Files(list):
+    """Records in memory, a source."""
 
 
-def make_config(args: argparse.Namespace) -> Any:
-    """The config of stage 1 with the data that the flags name."""
+def sources(args: argparse.Namespace, folder: Path) -> tuple[Any, dict[str, Source]]:
+    """The config of stage 1, and the same faces as JPEG files and as a decoded set."""
+    from configs import stage1
+
     config = stage1.get_config(f'res={args.res}')
     config.batch_size = args.batch
     if args.path:
         config.data.source, config.data.path = 'zip', args.path
         config.data.landmarks = args.landmarks
-    return config
+        files: Source = make_source(config.data, 'train')
+    else:
+        config.data.length = 600
+        drawn = make_source(config.data, 'train')
+        files = Files(_as_jpeg(drawn[i]) for i in range(len(drawn)))
+    count = min(len(files), args.decoded)
+    decoded.write(
+        files, {'train': range(count)}, folder / 'set', res=args.res, margin=0,
+        about={'terms': '', 'split_rule': ''},
+    )  # fmt: skip
+    return config, {'JPEG': files, 'decoded': decoded.Decoded(folder / 'set')}
 
 
-def jpegs(source: Source, count: int) -> list[bytes]:
-    """The files of the first images; drawn faces become JPEG of quality 95."""
-    files = []
-    for i in range(min(count, len(source))):
-        image = source[i].image
-        if isinstance(image, np.ndarray):
-            image = cv2.imencode('.jpg', image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[
-                1
-            ].tobytes()
-        files.append(image)
-    return files
-
-
-def raw_decode(files: list[bytes], threads: int, images: int) -> Callable[[], float]:
-    """Seconds an image of cv2.imdecode alone, over threads."""
-    chosen = [np.frombuffer(f, np.uint8) for f in itertools.islice(itertools.cycle(files), images)]
-
-    def work(part: list[np.ndarray]) -> None:
-        for data in part:
-            cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
-
-    def measure() -> float:
-        with ThreadPoolExecutor(threads) as pool:
-            start = time.perf_counter()
-            list(pool.map(work, [chosen[i::threads] for i in range(threads)]))
-            return (time.perf_counter() - start) / len(chosen)
-
-    return measure
-
-
-def loading(source: Source, config: Any, threads: int, images: int) -> Callable[[], float]:
-    """Seconds an image of the training loader with a number of threads."""
-    config = config.copy_and_resolve_references()
-    config.data.num_threads = threads
-    batches = -(-images // config.batch_size)
-
-    def measure() -> float:
-        tolerant = loader.Tolerant(source, config.data.max_bad_share)
-        iterator = loader.train_iterator(tolerant, config)
-        for _ in range(READ_AHEAD):
-            next(iterator)
-        start = time.perf_counter()
-        for _ in range(batches):
-            next(iterator)
-        seconds = time.perf_counter() - start
-        iterator.close()
-        return seconds / (batches * config.batch_size)
-
-    return measure
+def _as_jpeg(record: Record) -> Record:
+    _, data = cv2.imencode('.jpg', record.image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+    return dataclasses.replace(record, image=data.tobytes())
 
 
 def parts(source: Source, config: Any, images: int) -> dict[str, float]:
-    """Seconds an image that each part of an example takes, one thread, in the order of PARTS."""
-    rng = np.random.default_rng(0)
-    weights = config.data.holes.to_dict()
-    clock = [0.0] * len(PARTS)
-    order = rng.integers(len(source), size=images)
-    for index in order:
-        ticks = [time.perf_counter()]
-        record = source[int(index)]
-        ticks.append(time.perf_counter())
-        pixels = decode(record.image, record.name)
-        ticks.append(time.perf_counter())
-        image, points = loader.square(pixels, record.landmarks, config.res)
-        if rng.random() < 0.5:
-            image, points = loader.mirror(image, points)
-        ticks.append(time.perf_counter())
-        holes.draw_mixture(weights, rng, image.shape[:2], points)
-        ticks.append(time.perf_counter())
-        loader.face_maps(points, config.res, config.data.hull)
-        ticks.append(time.perf_counter())
-        for i, (before, after) in enumerate(itertools.pairwise(ticks)):
-            clock[i] += (after - before) / images
-    return dict(zip(PARTS, clock, strict=True))
+    """Microseconds an image of this thread's processor: raw decoding, each part, a whole batch."""
+    chosen = np.random.default_rng(0).integers(len(source), size=images).tolist()
+    records = [source[i] for i in chosen]
+    pixels = [decode(r.image, r.name) for r in records]
+    steps = reading.Steps(reading.Tolerant(source, 0.0), config)
+    batches = range(1, 1 + -(-images // config.batch_size))
+    steps[0]
+
+    def spent(run: Callable[[Any], object], over: Any, each: int = 1) -> float:
+        start = time.thread_time()
+        for x in over:
+            run(x)
+        return (time.thread_time() - start) / (len(over) * each) * 1e6
+
+    out = {}
+    if isinstance(records[0].image, bytes):
+        raw = [np.frombuffer(r.image, np.uint8) for r in records]
+        out['imdecode alone'] = spent(lambda x: cv2.imdecode(x, cv2.IMREAD_COLOR_RGB), raw)
+    out['read'] = spent(source.__getitem__, chosen)
+    out['decode'] = spent(lambda r: decode(r.image, r.name), records)
+    out['crop'] = spent(lambda x: reading.square(x, None, config.res), pixels)
+    out['a batch, all'] = spent(steps.__getitem__, batches, config.batch_size)
+    return out
 
 
-def rates(seconds: Mapping[str, list[float]], base: str) -> str:
-    """Table of images a second: the best turn, the median, and the median over the base's."""
-    middle = {name: 1 / statistics.median(values) for name, values in seconds.items()}
-    rows = [
-        (
-            name,
-            f'{1 / min(values):.0f}',
-            f'{middle[name]:.0f}',
-            f'{middle[name] / middle[base]:.2f}',
-        )
-        for name, values in seconds.items()
-    ]
-    return timing.table(('images a second', 'best', 'median', 'ratio'), rows)
+def rate(source: Source, config: Any, threads: int, processes: int, seconds: float) -> float:
+    """Images a second of the trainer's batches, warm."""
+    config = config.copy_and_resolve_references()
+    config.data.num_threads = threads
+    iterator = train_iterator(reading.Tolerant(source, 0.0), config, 0, 1, processes)
+    with contextlib.closing(iterator):
+        for _ in range(4 + 4 * processes):  # started, and what was read ahead is gone
+            next(iterator)
+        start, count = time.perf_counter(), 0
+        while time.perf_counter() - start < seconds:
+            next(iterator)
+            count += config.batch_size
+        return count / (time.perf_counter() - start)
+
+
+def waiting(source: Source, config: Any, processes: int, consume: float, seconds: float) -> float:
+    """The share of its time that a consumer of so many images a second waits for them."""
+    iterator = train_iterator(reading.Tolerant(source, 0.0), config, 0, 1, processes)
+    busy, waited = config.batch_size / consume, 0.0
+    with contextlib.closing(iterator):
+        for _ in range(1 + processes):
+            next(iterator)
+        start = time.perf_counter()
+        while (now := time.perf_counter()) - start < seconds:
+            next(iterator)
+            waited += time.perf_counter() - now
+            time.sleep(busy)
+        return waited / (time.perf_counter() - start)
+
+
+def rows(args: argparse.Namespace, config: Any, given: dict[str, Source]) -> Iterator[dict]:
+    """One row a source and number of processes, as they are measured."""
+    for name, source in given.items():
+        for processes in args.processes:
+            for threads in args.threads if processes == 0 else [1]:
+                found = rate(source, config, threads, processes, args.seconds)
+                wait = waiting(source, config, processes, args.consume, args.seconds)
+                yield {
+                    'source': name, 'px': args.res, 'batch': args.batch, 'processes': processes,
+                    'threads': threads, 'images_per_s': found, 'consumer': args.consume,
+                    'wait_share': wait,
+                }  # fmt: skip
 
 
 def main() -> None:
@@ -140,40 +139,41 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add('--path', default='', help='a zip of photographs (default: procedural faces)')
+    add('--path', default='', help='a zip of photographs (default: drawn faces as JPEG)')
     add('--landmarks', default='', help='its landmarks: a folder of shards, or an .npz')
     add('--res', type=int, default=64, help='side of the examples (default %(default)s)')
-    add('--batch', type=int, default=16, help='images a batch (default %(default)s)')
-    add('--threads', type=int, nargs='+', default=[1, 2], help='numbers of threads to try')
-    add('--images', type=int, default=800, help='images a turn (default %(default)s)')
-    add('--rounds', type=int, default=5, help='turns of each (default %(default)s)')
+    add('--batch', type=int, default=64, help='images a batch (default %(default)s)')
+    add('--threads', type=int, nargs='+', default=[1, 2], help='threads of this process to try')
+    add('--processes', type=int, nargs='+', default=[0, 1, 2], help='numbers of processes to try')
+    add('--seconds', type=float, default=3.0, help='of each measurement (default %(default)s)')
+    add('--images', type=int, default=640, help='behind the costs (default %(default)s)')
+    add('--decoded', type=int, default=4000, help='images of the decoded set (default %(default)s)')
+    add('--consume', type=float, default=9300, help='images a second asked for (%(default)s)')
+    add('--json', default='', help='file to add a line of results to')
     args = parser.parse_args()
 
     cv2.setNumThreads(0)
-    config = make_config(args)
-    source = make_source(config.data, 'train')
-    files = jpegs(source, 500)
-    print(timing.hardware('grain', 'numpy', 'opencv-python-headless'))
-    kind = f'{len(source)} images of {args.path}' if args.path else 'procedural faces'
-    size = statistics.mean(map(len, files)) / 1024
-    print(f'{kind}, JPEG of {size:.1f} KiB on average; examples of {args.res} px\n')
-
-    turns: dict[str, Callable[[], float]] = {}
-    for n in args.threads:
-        turns[f'JPEG decoding, {n} threads'] = raw_decode(files, n, args.images)
-    for n in args.threads:
-        turns[f'loader, {n} threads'] = loading(source, config, n, args.images)
-    seconds = timing.interleave(turns, args.rounds)
-    print(rates(seconds, next(iter(turns))), end='\n\n')
-
-    took = parts(source, config, args.images)
-    if f'loader, {1} threads' in seconds:
-        took['grain and batching'] = statistics.median(seconds['loader, 1 threads']) - sum(
-            took.values()
-        )
-    total = sum(took.values())
-    rows = [(name, f'{t * 1e3:.3f}', f'{t / total:.0%}') for name, t in took.items()]
-    print(timing.table(('part of an example, one thread', 'ms', 'share'), rows))
+    hardware = timing.hardware('numpy', 'opencv-python-headless')
+    print(hardware)
+    with tempfile.TemporaryDirectory() as folder:
+        config, given = sources(args, Path(folder))
+        costs = {name: parts(source, config, args.images) for name, source in given.items()}
+        for name, cost in costs.items():
+            lines = [(part, f'{us:.0f}', f'{1e6 / us:,.0f}') for part, us in cost.items()]
+            print(timing.table((f'{name}, {args.res} px', 'us', 'images/s of a core'), lines))
+            print(flush=True)
+        found = list(rows(args, config, given))
+    head = ('source', 'processes', 'threads', 'images/s', f'wait at {args.consume:.0f}/s')
+    lines = [
+        (r['source'], str(r['processes']), str(r['threads']), f'{r["images_per_s"]:,.0f}',
+         f'{r["wait_share"]:.1%}')
+        for r in found
+    ]  # fmt: skip
+    print(timing.table(head, lines))
+    if args.json:
+        line = {'benchmark': 'data_pipeline', 'hardware': hardware, 'cost_us': costs, 'rows': found}
+        with open(args.json, 'a') as file:
+            file.write(json.dumps(line) + '\n')
 
 
 if __name__ == '__main__':

@@ -21,7 +21,8 @@ import numpy as np
 import optax
 
 from configs import landmarks
-from fi_jax import features
+from fi_jax import features, sharding
+from fi_jax.augmentation import make_augment
 from fi_jax.input_pipeline.loader import EvalExamples, Tolerant, eval_batches, train_iterator
 from fi_jax.input_pipeline.sources import make_source
 from fi_jax.methods.landmarks import Landmarks
@@ -93,8 +94,10 @@ def main() -> None:
     config.data.source, config.data.path = 'zip', args.path
     config.data.landmarks, config.data.identities = args.landmarks, args.identities
     source = Tolerant(make_source(config.data, 'train'), 0.001)
-    iterator = train_iterator(source, config)
-    train = residuals(args.run, (next(iterator) for _ in range(args.batches)))
+    iterator, mesh = train_iterator(source, config), sharding.make_mesh()
+    augment = make_augment(config, mesh)
+    drawn = (augment(sharding.shard_batch(next(iterator), mesh)) for _ in range(args.batches))
+    train = residuals(args.run, map(jax.device_get, drawn))
     examples = EvalExamples(make_source(config.data, 'val'), config, 'mixture', 0, 50)
     held_back = residuals(args.run, eval_batches(examples, config, 50))
     print(f'{len(train[1])} training draws, {len(held_back[1])} faces held back', flush=True)

@@ -24,8 +24,8 @@ import numpy as np
 
 from fi_jax import features, pictures, sharding
 from fi_jax import landmarks as lm
+from fi_jax.augmentation.places import bend
 from fi_jax.evaluation.protocol import load_reader
-from fi_jax.input_pipeline.augment import bend
 from fi_jax.input_pipeline.loader import EvalExamples, eval_batches
 from fi_jax.input_pipeline.offline import extract_landmarks
 from fi_jax.input_pipeline.sources import make_source
@@ -115,6 +115,7 @@ def main() -> None:
         image = features.to_uint8(out['image'])
         return features.composite(image, batch['image'], batch['hole'])
 
+    bend_one = jax.jit(bend)
     edits = ('none', *lm.EDITS)
     asked: dict[str, list[np.ndarray]] = {e: [] for e in edits}
     completed: dict[str, list[np.ndarray]] = {e: [] for e in edits}
@@ -135,7 +136,8 @@ def main() -> None:
             completed[edit] += list(images)
             for i in known:
                 points = batch['landmarks'][i]
-                photo, at = bend(batch['image'][i], points, led['landmarks'][i] - points)
+                move = led['landmarks'][i] - points
+                photo, at = map(np.asarray, bend_one(batch['image'][i], points, move))
                 if args.blur:
                     photo = cv2.GaussianBlur(photo, (0, 0), args.blur)
                 bent[edit].append(photo)

@@ -11,6 +11,10 @@ last is waited for. The lazy R1 step is timed apart and enters the mean by its s
 check comes first: one step of both from the same parameters, batch and noise, comparing every loss
 and the gradient of each network.
 
+On a GPU (CUDA) both run there, TF32 allowed in both; --dtype=bfloat16 is autocast in PyTorch, and
+--torch-compile one more contestant, whose R1, which differentiates twice, stays eager. --json FILE
+adds a line of results to a file.
+
 On a busy machine do not read PyTorch's ratio: its threads meet at OpenMP barriers, and one that is
 kept waiting holds up both, up to 80-fold, where XLA's thread pool only slows down.
 
@@ -21,7 +25,9 @@ step, over the rate at which a 2048^3 float32 product ran in this very run.
 from __future__ import annotations
 
 import argparse
+import json
 import multiprocessing
+import os
 import statistics
 import sys
 import time
@@ -63,11 +69,17 @@ def make_config(stage: str, res: int, batch_size: int, tiny: bool = False) -> An
 
 def make_batch(config: Any) -> dict[str, np.ndarray]:
     """One batch of the real loader; its first face comes without landmarks."""
+    import jax
+
+    from fi_jax import sharding
+    from fi_jax.augmentation import make_augment
     from fi_jax.input_pipeline.loader import Tolerant, train_iterator
     from fi_jax.input_pipeline.sources import make_source
 
     batches = train_iterator(Tolerant(make_source(config.data, 'train'), 0.0), config)
-    batch = {name: np.asarray(x).copy() for name, x in next(batches).items()}
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    drawn = make_augment(config, mesh)(sharding.shard_batch(next(batches), mesh))
+    batch = {name: np.array(x) for name, x in drawn.items()}
     batches.close()
     for name in ('has_landmarks', 'landmarks', 'landmark_map', 'face_mask'):
         batch[name][0] = 0
@@ -125,6 +137,11 @@ class JaxStep:
             batch = sharding.shard_batch(self._batch, self.mesh)
             self.state, metrics = self._step(self.state, batch)
         return jax.block_until_ready(metrics)
+
+    def device(self) -> str:
+        """What it runs on."""
+        first = self.mesh.devices.flat[0]
+        return f'{self.mesh.size} x {first.device_kind} ({first.platform})'
 
     def flops(self) -> tuple[float, float]:
         """FLOPs of a step without and with its lazy phases."""
@@ -274,21 +291,37 @@ def _serve_jax(pipe: Any, config: Any, stage: str, batch: Any, devices: int, ynn
         system.set_step(first[lazy])
         return timing.stopwatch(lambda: system.run(steps))() / steps
 
-    _serve(pipe, timed, {'matmul': system.matmul_rate, 'flops': system.flops})
+    _serve(
+        pipe, timed, {'matmul': system.matmul_rate, 'flops': system.flops, 'device': system.device}
+    )
 
 
-def _serve_torch(pipe: Any, config: Any, stage: str, batch: Any, subpixel: bool) -> None:
+def _serve_torch(
+    pipe: Any, config: Any, stage: str, batch: Any, subpixel: bool, compiled: bool = False
+) -> None:
     import torch
 
     from benchmarks.torch_keypoint import Flops, TorchKeypoint
 
     torch.set_num_threads(timing.cores())
+    if torch.cuda.is_available():
+        torch.set_default_device('cuda')
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cudnn.benchmark = True
     torch.manual_seed(0)
     system = TorchKeypoint(config, stage, subpixel)
+    if compiled:
+        for net in system.nets.values():
+            net.compile()
+
+    def play() -> None:
+        stance = 'force_eager' if compiled and system.count == 0 else 'default'
+        with torch.compiler.set_stance(stance):
+            system.step(batch)  # its losses are read, and so waited for
 
     def timed(lazy: bool, steps: int) -> float:
         system.count = 0 if lazy else 1
-        return timing.stopwatch(lambda: system.step(batch), steps)()
+        return timing.stopwatch(play, steps)()
 
     def flops() -> tuple[float, float]:
         counts = []
@@ -346,6 +379,8 @@ def contestants(args: argparse.Namespace) -> dict[str, tuple[Any, ...]]:
             jobs[f'{name}, no ynn'] = (_serve_jax, devices, False)
     if not args.no_torch:
         jobs['torch'] = (_serve_torch, False)
+    if args.torch_compile:
+        jobs['torch, compiled'] = (_serve_torch, False, True)
     if args.torch_subpixel:
         jobs['torch, sub-pixel'] = (_serve_torch, True)
     return jobs
@@ -361,6 +396,8 @@ def measure(args: argparse.Namespace, config: Any, batch: Any) -> None:
         for name, (target, *rest) in contestants(args).items()
     }
     base = next(iter(workers))
+    device = workers[base].ask('device') if 'jax' in base else ''
+    print(device)
     print(f'all compiled in {time.perf_counter() - start:.0f} s\n', flush=True)
     every = max(phase.every for phase in make_method(config).stages[args.stage])
     shares = {'step': 1 - 1 / every, 'R1 step': 1 / every} if every > 1 else {'step': 1.0}
@@ -393,6 +430,16 @@ def measure(args: argparse.Namespace, config: Any, batch: Any) -> None:
     print(timing.table(head, lines))
     for worker in workers.values():
         worker.close()
+    if args.json:
+        line = {
+            'benchmark': 'step_vs_torch', 'hardware': timing.hardware('jax', 'jaxlib'),
+            'device': device, 'stage': args.stage, 'px': config.res, 'batch': args.batch,
+            'dtype': config.dtype, 'ms': {name: 1e3 * x for name, x in mean.items()},
+            'images_per_s': {name: args.batch / x for name, x in mean.items()},
+            'turns_ms': {' '.join(key): [1e3 * x for x in v] for key, v in seconds.items()},
+        }  # fmt: skip
+        with open(args.json, 'a') as file:
+            file.write(json.dumps(line) + '\n')
 
 
 def summary(
@@ -442,16 +489,22 @@ def main() -> None:
         action='store_true',
         help='PyTorch once more, with upsampling and convolution as one transposed convolution',
     )
+    add('--torch-compile', action='store_true', help='PyTorch once more, its networks compiled')
+    add('--dtype', choices=('float32', 'bfloat16'), default='float32')
+    add('--json', default='', help='file to add a line of results to')
     add('--no-torch', action='store_true', help='JAX alone, to compare its own variants')
     add('--no-parity', action='store_true', help='skip the parity check')
     args = parser.parse_args()
 
     packages = ['jax', 'jaxlib'] + ['torch'] * (not args.no_torch)
     print(timing.hardware(*packages))
+    # Each process takes as much of a GPU's memory as it needs, or the second finds none.
+    os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
     config = make_config(args.stage, args.res, args.batch, args.tiny)
-    batch = make_batch(config)
-    print(f'{args.stage}, {config.res} px, batch {args.batch}\n')
-    if not (args.no_parity or args.no_torch):
+    batch = in_process(make_batch, config)
+    config.dtype = args.dtype
+    print(f'{args.stage}, {config.res} px, batch {args.batch}, {args.dtype}\n')
+    if not (args.no_parity or args.no_torch or args.dtype != 'float32'):
         errors = in_process(parity, config, args.stage, batch)
         worst = max(errors, key=lambda name: errors[name])
         line = f'largest relative error of {len(errors)} {errors[worst]:.1e} ({worst})'

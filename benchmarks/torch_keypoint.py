@@ -357,6 +357,7 @@ def convert(tree: Mapping[str, Any], head: str = '') -> dict[str, Tensor]:
 def prepare(batch: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
     """A batch of the pipeline as float tensors, NCHW in channels_last memory."""
     out = {name: torch.from_numpy(np.asarray(x)) for name, x in batch.items()}
+    out = {name: x.to(torch.get_default_device()) for name, x in out.items()}
     for name in ('image', 'hole', 'face_mask', 'landmark_map'):
         out[name] = out[name].permute(0, 3, 1, 2).float()
     image = out['image'] = out['image'] / 127.5 - 1.0
@@ -537,14 +538,22 @@ class TorchKeypoint:
         keep, *noise = noise or self.draw(len(b['image']))
         told = tell(b, keep[0])
         if self._stage == 'stage1':
-            logs = self._move('reconstruct', self.moving, *self._reconstruct(told, *noise))
+            logs = self._move(
+                'reconstruct', self.moving, *self._cast(self._reconstruct, told, *noise)
+            )
         else:
-            logs = self._move('all', self.moving, *self._play(told, *noise))
+            logs = self._move('all', self.moving, *self._cast(self._play, told, *noise))
             if self.count % self._config.r1_every == 0:
-                logs |= self._move('r1', CRITICS, *self._r1(tell(b, keep[1])))
+                logs |= self._move('r1', CRITICS, *self._cast(self._r1, tell(b, keep[1])))
         self._average(len(b['image']))
         self.count += 1
         return logs
+
+    def _cast(self, loss: Any, *args: Any) -> Any:
+        """A loss under autocast, where config.dtype asks for it."""
+        kind = torch.get_default_device().type
+        with torch.autocast(kind, torch.bfloat16, enabled=self._config.dtype == 'bfloat16'):
+            return loss(*args)
 
     def _move(self, phase: str, names: Sequence[str], loss: Tensor, terms: Terms) -> dict:
         for name in names:

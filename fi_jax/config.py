@@ -100,8 +100,10 @@ def base(method: str, res: int) -> ConfigDict:
             flip=True,
             hull='face68',  # face_mask; 'extended' adds the forehead
             max_bad_share=0.001,  # undecodable images tolerated, each replaced by its neighbour
-            num_threads=2,
-            # Of training faces; see input_pipeline/augment.py for the units.
+            num_threads=2,  # that read, where no processes do
+            # Processes that do; -1: by the cores where an accelerator trains, none on a CPU.
+            num_workers=-1,
+            # Of training faces; see fi_jax/augmentation for the units.
             augment=dict(
                 rotate=0.0,
                 scale=0.0,

@@ -10,8 +10,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from fi_jax.landmarks import REGIONS
+from fi_jax.landmarks import FOREHEAD, REGIONS
 
 Batch = Mapping[str, Any]  # of arrays
 
@@ -62,10 +63,80 @@ def draw_landmarks(landmarks: jax.Array, size: tuple[int, int]) -> jax.Array:
     """`fi_jax.landmarks.draw_points` on device: (B,68,2) pixels -> (B,H,W,1) in {0,1}."""
     height, width = size
     squared = max(1.0, height / 128) ** 2 + 1e-4
-    x = jnp.square(landmarks[:, None, :, 0] - jnp.arange(width)[None, :, None])  # (B,W,68)
-    y = jnp.square(landmarks[:, None, :, 1] - jnp.arange(height)[None, :, None])
-    near = (y[:, :, None] + x[:, None, :] <= squared).any(axis=-1)
+    x = jnp.square(landmarks[:, :, 0, None] - jnp.arange(width)[None, None])  # (B,68,W)
+    y = jnp.square(landmarks[:, :, 1, None] - jnp.arange(height)[None, None])
+    # Point by point, which compilers fuse into one pass; a reduction over the points they do not.
+    near = jnp.zeros((len(landmarks), height, width), bool)
+    for point in range(landmarks.shape[1]):
+        near |= y[:, point, :, None] + x[:, point, None, :] <= squared
     return near.astype(jnp.float32)[..., None]
+
+
+# Directions in which the hull of a face is measured: between two it bulges by 1/800 of its radius.
+_ANGLES = np.arange(64) * 2 * np.pi / 64
+# How far beyond the hull cv2 fills: pixels that a side only touches; less where a disc is added.
+_EDGE, _EDGE_GROWN = 0.4, 0.12
+_X, _Y = (np.round(f(_ANGLES), 12).astype(np.float32) for f in (np.cos, np.sin))
+
+
+def draw_hull(
+    points: jax.Array,
+    size: tuple[int, int],
+    *,
+    chosen: jax.Array | bool = True,
+    extended: jax.Array | bool = False,
+    dilate: jax.Array | int | None = None,
+    grow: jax.Array | float = 0.0,
+) -> jax.Array:
+    """`fi_jax.landmarks.draw_hull` and `draw_region` on device, but for pixels at the edge.
+
+    points (68,2) of one face, in pixels; chosen (68,) those whose hull is filled; extended adds the
+    forehead; dilate as there, grow by a disc of that radius -> (H,W) bool. A row of a convex shape
+    is one run of pixels, whose ends follow from how far the points reach in each direction.
+    """
+    height, width = size
+    square = max(1, round(height / 64)) if dilate is None else (dilate - 1) / 2
+    along = points[16] - points[0]
+    normal = jnp.stack([-along[1], along[0]]) / jnp.maximum(jnp.hypot(*along), 1e-6)
+    depth = ((points[:17] - points[:1]) * normal[None]).sum(-1, keepdims=True)
+    forehead = points[:17] - (1 + FOREHEAD) * depth * normal[None]
+    everything = jnp.concatenate([points, forehead])
+    counts = jnp.concatenate(
+        [jnp.broadcast_to(chosen, (len(points),)), jnp.broadcast_to(extended, (17,))]
+    )
+    reach = everything[None, :, 0] * _X[:, None] + everything[None, :, 1] * _Y[:, None]
+    reach = jnp.where(counts[None], reach, -jnp.inf).max(1)
+    reach += jnp.where(grow >= 1, grow + _EDGE_GROWN, _EDGE)
+    reach += square * (np.abs(_X) + np.abs(_Y))
+
+    rows = jnp.arange(height, dtype=jnp.float32)[:, None]
+    right, left, level = _X > 0, _X < 0, _X == 0
+    ends = (reach[None] - rows * _Y[None]) / np.where(level, 1, _X)[None]
+    stop = jnp.where(right[None], ends, jnp.inf).min(1)
+    start = jnp.where(left[None], ends, -jnp.inf).max(1)
+    within = jnp.where(level[None], rows * _Y[None] <= reach[None], True).all(1)
+    at = jnp.arange(width)[None]
+    return (at >= start[:, None]) & (at <= stop[:, None]) & within[:, None]
+
+
+def sample_at(image: jax.Array, at: jax.Array) -> jax.Array:
+    """An image (H,W,C) uint8 read between its pixels, linearly, at (h,w,2) places x, y; uint8.
+
+    Beyond the image its edge is repeated. Whole places give the pixels themselves.
+    """
+    height, width, channels = image.shape
+    x, y = (at[..., axis].clip(0, n - 1) for axis, n in enumerate((width, height)))
+    left, top = jnp.floor(x).astype(jnp.int32), jnp.floor(y).astype(jnp.int32)
+    x, y = (x - left)[..., None], (y - top)[..., None]
+    flat = image.reshape(-1, channels)
+
+    def pixel(dx: int, dy: int) -> jax.Array:
+        rows, columns = jnp.minimum(top + dy, height - 1), jnp.minimum(left + dx, width - 1)
+        return flat[rows * width + columns].astype(jnp.float32)
+
+    upper = pixel(0, 0) * (1 - x) + pixel(1, 0) * x
+    lower = pixel(0, 1) * (1 - x) + pixel(1, 1) * x
+    return jnp.round(upper * (1 - y) + lower * y).astype(jnp.uint8)
 
 
 def _bumps(points: jax.Array, size: tuple[int, int], radius: float) -> tuple[jax.Array, jax.Array]:

@@ -57,7 +57,7 @@ _SHIFT = 4
 # Farther points than this overflow fixed point, and say nothing about the frame.
 _FAR = 1e5
 # The forehead's height above the line between the ears, against the chin's depth below it.
-_FOREHEAD = 0.8
+FOREHEAD = 0.8
 
 
 def validate(landmarks: np.ndarray) -> np.ndarray:
@@ -171,7 +171,7 @@ def forehead(landmarks: np.ndarray) -> np.ndarray:
     along = jaw[16] - jaw[0]
     normal = np.array([-along[1], along[0]]) / max(float(np.hypot(*along)), 1e-6)
     depth = (jaw - jaw[0]) @ normal
-    return jaw - np.outer((1 + _FOREHEAD) * depth, normal).astype(jaw.dtype)
+    return jaw - np.outer((1 + FOREHEAD) * depth, normal).astype(jaw.dtype)
 
 
 EDITS = ('smile', 'mouth_open', 'eyes_closed', 'jaw_left')

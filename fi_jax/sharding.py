@@ -32,8 +32,7 @@ def configure_backend(config: Any) -> None:
             ' --xla_cpu_collective_call_terminate_timeout_seconds=600'
         ).strip()
     if 'device_count' not in flags:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-        wanted = config.mesh.cpu_devices or max(1, (cores or 1) // 2)
+        wanted = config.mesh.cpu_devices or max(1, _cores() // 2)
         jax.config.update('jax_num_cpu_devices', _largest_divisor(config.batch_size, wanted))
     keep_compiled(config.compile_cache)
 
@@ -73,6 +72,25 @@ def make_mesh(fsdp: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
         grid = mesh_utils.create_device_mesh(shape, list(devices))
     # Auto axes: the default of jax.make_mesh, Explicit, refuses a sharded kernel in a convolution.
     return Mesh(grid, BATCH_AXES, axis_types=(AxisType.Auto,) * 2)
+
+
+def data_workers(wanted: int, mesh: Mesh) -> int:
+    """How many processes read training data: `wanted`, or, where that is -1, as the cores allow.
+
+    Threads of one interpreter decode for a CPU that trains; an accelerator waits for them, and two
+    cores are left to feed it.
+    """
+    if wanted >= 0:
+        return wanted
+    if mesh.devices.flat[0].platform == 'cpu':
+        return 0
+    return min(max(_cores() - 2, 0), 16)
+
+
+def _cores() -> int:
+    if hasattr(os, 'sched_getaffinity'):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

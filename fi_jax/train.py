@@ -15,6 +15,7 @@ from clu import parameter_overview
 from jax.sharding import Mesh
 
 from fi_jax import sharding, steps
+from fi_jax.augmentation import make_augment
 from fi_jax.evaluation.scoring import tolerate
 from fi_jax.evaluation.tasks import task_of
 from fi_jax.input_pipeline.loader import EvalExamples, Tolerant, eval_batches, train_iterator
@@ -79,7 +80,9 @@ def _train(
     except NoSplit as error:
         logging.warning('%s. Training faces are shown and validated on.', error)
         held_back = faces
-    batches = train_iterator(source, config, jax.process_index(), jax.process_count())
+    workers = sharding.data_workers(config.data.num_workers, mesh)
+    batches = train_iterator(source, config, jax.process_index(), jax.process_count(), workers)
+    augment = make_augment(config, mesh)
     describe_run(config, workdir, mesh, len(source), len(held_back))
 
     def init() -> TrainState:
@@ -178,7 +181,7 @@ def _train(
             while not over:
                 profile(step, state)
                 with clock('data'):
-                    batch = sharding.shard_batch(next(batches), mesh)
+                    batch = augment(sharding.shard_batch(next(batches), mesh))
                 hosts.mark()
                 # Nothing goes to a device or comes back by the way: it would wait for the step.
                 guard = jax.transfer_guard('allow' if kind == 'compile' else 'disallow')

@@ -48,7 +48,18 @@ ALLOWED = {
     'landmarks.py': ('numpy', 'cv2'),
     'rng.py': ('jax', 'flax'),
     'config.py': ('ml_collections', 'fi_jax.methods'),
-    'features.py': ('jax', 'fi_jax.landmarks'),
+    'features.py': ('jax', 'numpy', 'fi_jax.landmarks'),
+    'augmentation/': (
+        'jax',
+        'numpy',
+        'fi_jax.augmentation',
+        'fi_jax.features',
+        'fi_jax.input_pipeline.holes',
+        'fi_jax.input_pipeline.reading',
+        'fi_jax.landmarks',
+        'fi_jax.rng',
+        'fi_jax.sharding',
+    ),
     # The page of an evaluation needs its results alone: no device, no run.
     'evaluation/metric_names.py': (),
     'evaluation/tables.py': ('fi_jax.evaluation.metric_names', 'fi_jax.evaluation.results'),
@@ -127,7 +138,7 @@ def test_tfds_stays_in_the_input_pipeline():
 
 COMMANDS = ('main', 'cli', 'train', 'evaluate', 'predict', 'sample', 'inpaint', 'serve', 'photo')
 BELOW = {  # these import none of those
-    ('methods/', 'optim.py', 'sharding.py', 'losses.py', 'features.py'): (
+    ('augmentation/', 'methods/', 'optim.py', 'sharding.py', 'losses.py', 'features.py'): (
         *COMMANDS, 'evaluation', 'run', 'pretrained', 'steps', 'state', 'config',
     ),
     ('steps.py', 'state.py'): (*COMMANDS, 'evaluation', 'run', 'pretrained', 'config'),

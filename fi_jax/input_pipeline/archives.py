@@ -133,7 +133,7 @@ class Zip:
 
     def __getitem__(self, index: int) -> Record:
         name = self.names[index]
-        offset, packed, size, crc, compression = (int(v) for v in self._index[index])
+        offset, packed, size, crc, compression = self._index[index].tolist()
         where = f'{self._path}: {name}'
         _check_bytes(max(packed, size), where)
         header = os.pread(self._fd, 30, offset)

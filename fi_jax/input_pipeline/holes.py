@@ -56,6 +56,14 @@ def draw_mixture(
     weights by name of kind, 0 or more, not all 0; they need not sum to 1 and their order does not
     matter. size, landmarks and the hole as in `draw`. ValueError on unknown kinds or bad weights.
     """
+    shares = shares_of(weights)
+    edges = np.cumsum(shares)
+    index = int(np.searchsorted(edges, rng.random() * edges[-1], side='right'))
+    return draw(KINDS[index], rng, size, landmarks), index
+
+
+def shares_of(weights: Mapping[str, float]) -> np.ndarray:
+    """Weights by name of kind, in the order of KINDS; ValueError on unknown or bad ones."""
     unknown = sorted(set(weights) - set(KINDS))
     if unknown:
         raise ValueError(
@@ -67,9 +75,7 @@ def draw_mixture(
         raise ValueError(
             f'hole weights={dict(weights)}: expected finite numbers of 0 or more, not all 0'
         )
-    edges = np.cumsum(shares)
-    index = int(np.searchsorted(edges, rng.random() * edges[-1], side='right'))
-    return draw(KINDS[index], rng, size, landmarks), index
+    return shares
 
 
 def fixed(

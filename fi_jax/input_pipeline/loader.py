@@ -1,114 +1,38 @@
-"""From records to batches: crop, flip, hole, face maps; grain for order, threads and position.
+"""From records to batches: read, decode, crop; grain for threads, processes and shared memory.
 
 A batch is a dict of numpy arrays, images and maps as uint8: image (B,H,W,3) in 0..255; hole,
 face_mask, landmark_map (B,H,W,1) in {0,1}; landmarks (B,68,2) in pixels of the crop; has_landmarks
 (B,), hole_kind (B,) an index into `holes.KINDS`, index (B,) of the image in its split, and weight
 (B,), 0 for the rows that only fill the last batch of an evaluation. Where config.data.labels asks
 for K attributes: attributes (B,K) as they are listed, and has_attributes (B,K), 0 where unknown.
+
+A batch of training has no more than image, landmarks, has_landmarks, index, epoch (B,) and such
+attributes: the rest is drawn on the devices, by `fi_jax.augmentation`. Its image may be larger than
+the nets' by a margin, out of which the augmentation moves the frame.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import cv2
-import grain.python as grain
+import grain
 import numpy as np
-from absl import logging
 
 from fi_jax import landmarks as lm
-from fi_jax.input_pipeline import augment, holes
-from fi_jax.input_pipeline.records import BadImage, Record, Source, decode
-
-Example = dict[str, Any]  # of arrays and numpy scalars
-
-
-class Tolerant:
-    """A source whose undecodable images are replaced by their neighbour, counted and named.
-
-    Indexing gives (index, record) with the image decoded. Raises BadImage beyond the allowed share.
-    """
-
-    def __init__(self, source: Source, max_bad_share: float):
-        self.records = source
-        self._allowed = int(max_bad_share * len(source))
-        self._lock = threading.Lock()
-        self.bad: dict[int, str] = {}
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, index: int) -> tuple[int, Record, np.ndarray]:
-        for shift in range(len(self)):
-            at = (index + shift) % len(self)
-            if at not in self.bad:
-                try:
-                    record = self.records[at]
-                    return index, record, decode(record.image, record.name)
-                except BadImage as error:
-                    self._note(at, error)
-        raise BadImage(f'none of {len(self)} images can be decoded; the first: {self.bad[0]}')
-
-    def _note(self, index: int, error: BadImage) -> None:
-        with self._lock:
-            if index not in self.bad:
-                self.bad[index] = str(error)
-                logging.warning('bad image %d: %s', len(self.bad), error)
-            if len(self.bad) > self._allowed:
-                raise BadImage(
-                    f'{error}. That makes {len(self.bad)} bad of {len(self)} images and '
-                    f'{self._allowed} are allowed; remove them or raise data.max_bad_share'
-                ) from error
-
-
-def square(
-    image: np.ndarray,
-    points: np.ndarray | None,
-    res: int,
-    frame: tuple[int, int, int] | None = None,
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """A square of an image (H,W,3), resized to res, and its landmarks with it.
-
-    frame: as of `frame_of`; beyond the image its edge is repeated.
-    """
-    height, width = image.shape[:2]
-    left, top, side = frame or frame_of((height, width))
-    beyond = max(-left, -top, left + side - width, top + side - height)
-    if beyond > 0:
-        image = cv2.copyMakeBorder(image, *(beyond,) * 4, cv2.BORDER_REPLICATE)
-    start = max(beyond, 0)
-    rows, columns = (slice(start + first, start + first + side) for first in (top, left))
-    image = image[rows, columns]
-    if side != res:
-        how = cv2.INTER_AREA if side > res else cv2.INTER_CUBIC
-        image = cv2.resize(image, (res, res), interpolation=how)
-    if points is not None:
-        offset = np.array([left, top], np.float32)
-        points = ((points - offset + 0.5) * (res / side) - 0.5).astype(np.float32)
-    return image, points
-
-
-def frame_of(
-    size: tuple[int, ...],
-    frame: np.ndarray | None = None,
-    rng: np.random.Generator | None = None,
-) -> tuple[int, int, int]:
-    """Left, top and side, in pixels, of the square cut of a stored image of a size (H,W).
-
-    frame: `Record.frame`. Of two frames one between them is drawn; without rng the first stands.
-    """
-    height, width = size
-    if frame is None:
-        side = min(height, width)
-        return (width - side) // 2, (height - side) // 2, side
-    frames = np.atleast_2d(frame)
-    chosen = frames[0]
-    if rng is not None and len(frames) > 1:
-        chosen = chosen + rng.random() * (frames[1] - frames[0])
-    left, top, side = np.rint(chosen * (width if chosen[2] <= 1 else 1)).astype(int).tolist()
-    return left, top, side
+from fi_jax.input_pipeline import holes, workers
+from fi_jax.input_pipeline.reading import (
+    Example,
+    Steps,
+    Tolerant,
+    attributes_of,
+    frame_of,
+    labels_of,
+    rows_of,
+    square,
+)
+from fi_jax.input_pipeline.records import Source
 
 
 def unsquare(points: np.ndarray, frame: np.ndarray, res: int) -> np.ndarray:
@@ -116,12 +40,6 @@ def unsquare(points: np.ndarray, frame: np.ndarray, res: int) -> np.ndarray:
     left, top, side = (float(v) for v in frame)
     corner = np.array([left, top], np.float32)
     return ((points + 0.5) * (side / res) - 0.5 + corner).astype(np.float32)
-
-
-def mirror(image: np.ndarray, points: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
-    """Image and landmarks flipped left to right, the points renumbered."""
-    flipped = None if points is None else lm.flip(points, image.shape[1])
-    return np.ascontiguousarray(image[:, ::-1]), flipped
 
 
 def face_maps(points: np.ndarray | None, res: int, hull: str) -> Example:
@@ -141,34 +59,6 @@ def face_maps(points: np.ndarray | None, res: int, hull: str) -> Example:
     }
 
 
-def attributes_of(record: Record, labels: Sequence[str]) -> Example:
-    """The attributes of a face that were asked for, and which of them are known; (K,) each."""
-    if not labels:
-        return {}
-    known = record.attributes or {}
-    return {
-        'attributes': np.array([known.get(label, 0) for label in labels], np.float32),
-        'has_attributes': np.array([label in known for label in labels], np.float32),
-    }
-
-
-def labels_of(source: Source, config: Any) -> tuple[str, ...]:
-    """The attributes that config.data.labels asks for.
-
-    Raises ValueError where none of a sample of images has one of them.
-    """
-    labels = tuple(filter(None, config.data.labels.split(',')))
-    if labels:
-        places = np.linspace(0, len(source) - 1, min(256, len(source))).astype(int)
-        found = {label for i in places.tolist() for label in source[i].attributes or ()}
-        if missing := [label for label in labels if label not in found]:
-            raise ValueError(
-                f'config.data.labels={config.data.labels}: no image has {missing[0]!r}; there are '
-                f'{sorted(found) or "none: set config.data.attributes"}'
-            )
-    return labels
-
-
 def _finish(
     index: int,
     image: np.ndarray,
@@ -185,38 +75,6 @@ def _finish(
         'weight': np.float32(weight),
         **face_maps(points, image.shape[0], hull),
     }
-
-
-class TrainExample:
-    """(index, record, pixels) and a generator -> an example with a random flip and hole."""
-
-    def __init__(self, config: Any, labels: Sequence[str] = ()):
-        self._labels = labels
-        self._res, self._flip, self._hull = config.res, config.data.flip, config.data.hull
-        self._weights = config.data.holes.to_dict()
-        self._bent_weights = config.data.bent_holes.to_dict()
-        self._augment = augment.Augment(config.data.augment)
-
-    def __call__(self, item: tuple[int, Record, np.ndarray], rng: np.random.Generator) -> Example:
-        index, record, pixels = item
-        frame = None
-        if record.frame is not None:
-            frame = frame_of(pixels.shape[:2], record.frame, rng)
-        if self._augment.moves(rng):
-            image, points = self._augment.move(pixels, record.landmarks, self._res, rng, frame)
-        else:
-            image, points = square(pixels, record.landmarks, self._res, frame)
-        if rng.random() < 0.5 and self._flip:
-            image, points = mirror(image, points)
-        weights = self._weights
-        if points is not None and self._augment.bends(rng):
-            move = augment.expression(points, rng)
-            image, points = augment.bend(image, points, move)
-            weights = self._bent_weights
-        hole = holes.draw_mixture(weights, rng, image.shape[:2], points)
-        image = self._augment.recolour(image, rng)
-        example = _finish(index, image, points, hole, self._hull)
-        return example | attributes_of(record, self._labels)
 
 
 class EvalExamples:
@@ -269,26 +127,75 @@ class EvalExamples:
         return example
 
 
-def train_iterator(
-    source: Tolerant, config: Any, process_index: int = 0, process_count: int = 1
-) -> grain.DatasetIterator:
-    """Endless batches of this host's share; the position is one number, equal to the step.
+class TrainBatches(Iterator[Example]):
+    """Endless batches, read ahead by `threads` of this process or by `processes` of their own.
 
-    Shuffle, random draws and repeat come before the cut by host, so that the global batches are
-    the same for any number of hosts. Raises ValueError where the batch does not divide by it.
+    The position is one number, equal to the step, whatever reads: `get_state`, `set_state`.
+    Reading begins with `start`, or with the first batch asked for.
     """
-    rows = _rows(config.batch_size, 'batch_size', process_count)
+
+    def __init__(self, steps: Steps, threads: int, processes: int = 0):
+        self._steps, self._threads, self._processes = steps, threads, processes
+        self._next = 0
+        self._ahead: Any = None
+
+    def start(self) -> None:
+        """Begin to read at the position."""
+        if self._ahead is None and self._processes:
+            self._ahead = workers.Workers(_Told(self._steps), self._next, self._processes)
+        elif self._ahead is None:
+            dataset = grain.MapDataset.source(_Told(self._steps, self._next))
+            self._ahead = iter(dataset.to_iter_dataset(_read_options(self._threads)))
+
+    def __next__(self) -> Example:
+        self.start()
+        batch, bad = next(self._ahead)
+        for index, message in bad.items():
+            self._steps.source.note(index, message)
+        self._next += 1
+        return batch
+
+    def get_state(self) -> dict[str, int]:
+        """The position: the number of batches taken."""
+        return {'next_index': self._next}
+
+    def set_state(self, state: Mapping[str, int]) -> None:
+        """Go on from a position."""
+        self.close()
+        self._next = int(state['next_index'])
+
+    def close(self) -> None:
+        """End all that reads."""
+        if self._ahead is not None:
+            self._ahead.close()
+        self._ahead = None
+
+
+class _Told:
+    """The batches from a step on, each with the bad images that its reader has met so far."""
+
+    def __init__(self, steps: Steps, first: int = 0):
+        self._steps, self._first = steps, first
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def __getitem__(self, number: int) -> tuple[Example, dict[int, str]]:
+        batch = self._steps[self._first + number]
+        return batch, dict(self._steps.source.bad)
+
+
+def train_iterator(
+    source: Tolerant,
+    config: Any,
+    process_index: int = 0,
+    process_count: int = 1,
+    processes: int = 0,
+) -> TrainBatches:
+    """Endless batches of this host's share: see `Steps` and `TrainBatches`."""
     cv2.setNumThreads(0)  # the threads are grain's; cv2's own would take turns with XLA's
-    dataset = (
-        grain.MapDataset.source(source)
-        .seed(config.seed)
-        .shuffle()
-        .random_map(TrainExample(config, labels_of(source.records, config)))
-        .repeat()
-        # Batch, then cut: a host's part is a block of the global batch, as `shard_batch` lays it.
-        .batch(rows, drop_remainder=True)[process_index::process_count]
-    )
-    return iter(dataset.to_iter_dataset(_read_options(config)))
+    steps = Steps(source, config, process_index, process_count)
+    return TrainBatches(steps, config.data.num_threads, processes)
 
 
 def eval_batches(
@@ -300,24 +207,14 @@ def eval_batches(
 ) -> Iterator[Example]:
     """This host's share of an evaluation, in order, in equal batches; batch_size is global."""
     cv2.setNumThreads(0)
-    rows = _rows(batch_size, 'eval.batch_size', process_count)
+    rows = rows_of(batch_size, 'eval.batch_size', process_count)
     dataset = grain.MapDataset.source(examples).batch(rows)[process_index::process_count]
-    iterator = iter(dataset.to_iter_dataset(_read_options(config)))
+    iterator = iter(dataset.to_iter_dataset(_read_options(config.data.num_threads)))
     try:
         yield from iterator
     finally:
         iterator.close()
 
 
-def _rows(batch_size: int, field: str, process_count: int) -> int:
-    if batch_size % process_count:
-        raise ValueError(
-            f'config.{field}={batch_size} does not divide by {process_count} hosts; '
-            'choose a multiple'
-        )
-    return batch_size // process_count
-
-
-def _read_options(config: Any) -> grain.ReadOptions:
-    threads = config.data.num_threads
+def _read_options(threads: int) -> grain.ReadOptions:
     return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, 4))

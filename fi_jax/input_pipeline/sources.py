@@ -11,12 +11,23 @@ import numpy as np
 from absl import logging
 
 from fi_jax.input_pipeline import archives, joins, landmark_shards, lists, published, tfds
+from fi_jax.input_pipeline.decoded import Decoded
 from fi_jax.input_pipeline.joins import SPLITS
 from fi_jax.input_pipeline.mixture import Mixture, read_sets
 from fi_jax.input_pipeline.procedural.faces import ProceduralFaces
 from fi_jax.input_pipeline.records import Source
 
-SOURCES = ('procedural', 'folder', 'zip', 'tfds', 'celeba', 'celeba_hq', 'ffhq', 'mixture')
+SOURCES = (
+    'procedural',
+    'folder',
+    'zip',
+    'tfds',
+    'celeba',
+    'celeba_hq',
+    'ffhq',
+    'decoded',
+    'mixture',
+)
 
 
 class NoSplit(ValueError):
@@ -157,7 +168,7 @@ def _open(data: Any, split: str) -> tuple[Source, bool]:
         path = getattr(data, 'path', None)
         if not path:
             raise ValueError(f'data.path is not set; data.source={kind} needs it')
-        whole = published.SETS[kind](os.fspath(path))
+        whole = (published.SETS | {'decoded': Decoded})[kind](os.fspath(path))
         if split not in (*whole.splits, 'all'):
             raise NoSplit(f'data.source={kind}: no split {split!r}; it has {sorted(whole.splits)}')
         return (whole if split == 'all' else joins.subset(whole, whole.splits[split])), True

@@ -27,8 +27,8 @@ ASKED = (
 # Of config.data: how a run sees photos. All else goes with a set of photos, and changes with it:
 # the landmarks of one set are not those of another.
 SEEN = (
-    'val_share', 'test_share', 'flip', 'hull', 'labels', 'max_bad_share', 'num_threads', 'augment',
-    'holes', 'bent_holes',
+    'val_share', 'test_share', 'flip', 'hull', 'labels', 'max_bad_share', 'num_threads',
+    'num_workers', 'augment', 'holes', 'bent_holes',
 )  # fmt: skip
 NAMES = ('source', 'path', 'name', 'data_dir', 'sets')  # of config.data: which set it is
 

@@ -15,8 +15,7 @@ from fi_jax import config as common
 from fi_jax import features, sharding, steps
 from fi_jax import landmarks as lm
 from fi_jax.evaluation.protocol import evaluate_run
-from fi_jax.input_pipeline import augment, holes, loader
-from fi_jax.input_pipeline.records import Record
+from fi_jax.input_pipeline import holes, loader
 from fi_jax.methods import landmarks as method
 from fi_jax.methods import make_method
 from fi_jax.nets.landmark_predictor import MobileNetPredictor
@@ -100,121 +99,6 @@ def test_lafin_has_the_size_of_its_paper():
     count = sum(x.size for x in jax.tree.leaves(shapes['params']))
     added = 68 * 321 + 9 * 32  # the log-scales, and the hole as a fourth channel
     assert count - added == pytest.approx(2.555e6, rel=0.01)
-
-
-# -------------------------------------------------------------------------------- augmentation
-
-
-def amounts(**given):
-    none = dict(rotate=0, scale=0, shift=0, still=0, bend=0, colour=0, blur=0, noise=0, occlusion=0)
-    return common.ConfigDict(none | given)
-
-
-def dots(points, size):
-    """A picture with a bright disc at each point."""
-    image = np.zeros((*size, 3), np.uint8)
-    for x, y in points:
-        cv2.circle(image, (round(float(x) * 16), round(float(y) * 16)), 48, (255,) * 3, -1, shift=4)
-    return image
-
-
-@pytest.mark.parametrize('size', [(109, 89), (64, 64), (320, 320), (200, 500)])
-def test_moved_points_stay_on_the_pixels_they_name(size):
-    rng, side = np.random.default_rng(0), min(size)
-    centre = np.array(size[::-1]) / 2
-    points = np.zeros((68, 2), np.float32) + centre
-    points[:4] += np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * 0.22 * side
-    image = cv2.GaussianBlur(dots(points[:4], size), (0, 0), side / 64)
-    change = augment.Augment(amounts(rotate=30, scale=0.3, shift=0.1))
-    for _ in range(10):
-        moved, at = change.move(image, points, 64, rng)
-        for x, y in at[:4]:
-            x0, y0 = round(float(x)), round(float(y))
-            window = moved[y0 - 4 : y0 + 5, x0 - 4 : x0 + 5, 0].astype(float)
-            rows, columns = np.indices(window.shape)
-            found = np.array([(columns * window).sum(), (rows * window).sum()]) / window.sum()
-            assert np.abs(found + np.array([x0 - 4, y0 - 4]) - (x, y)).max() < 0.6
-
-
-@pytest.mark.parametrize(
-    ('still', 'least', 'most'), [(0.0, 1.0, 1.0), (0.5, 0.4, 0.6), (1.0, 0, 0)]
-)
-def test_a_share_of_the_faces_stays_in_place(still, least, most):
-    rng, change = np.random.default_rng(0), augment.Augment(amounts(shift=0.1, still=still))
-    assert least <= np.mean([change.moves(rng) for _ in range(400)]) <= most
-    assert not augment.Augment(amounts(still=still)).moves(rng)
-
-
-def test_a_bent_face_keeps_its_points_on_the_pixels_they_name():
-    """The outer corners of eyes and mouth, the chin and the nose's tip, drawn as dots."""
-    rng, marked = np.random.default_rng(0), [8, 30, 36, 45, 48, 54]
-    points = lm.mean_landmarks((128, 128))
-    image = cv2.GaussianBlur(dots(points[marked], (128, 128)), (0, 0), 1.5)
-    farthest = 0.0
-    for _ in range(20):
-        bent, at = augment.bend(image, points, augment.expression(points, rng))
-        farthest = max(farthest, np.linalg.norm(at - points, axis=1).max())
-        for x, y in at[marked]:
-            x0, y0 = round(float(x)), round(float(y))
-            window = bent[y0 - 5 : y0 + 6, x0 - 5 : x0 + 6, 0].astype(float)
-            rows, columns = np.indices(window.shape)
-            found = np.array([(columns * window).sum(), (rows * window).sum()]) / window.sum()
-            assert np.abs(found + np.array([x0 - 5, y0 - 5]) - (x, y)).max() < 1.0
-    assert farthest > 4  # of 128 pixels: it is another expression
-
-
-def test_a_bent_face_is_left_alone_far_from_its_points():
-    rng = np.random.default_rng(0)
-    image = rng.integers(256, size=(128, 128, 3), dtype=np.uint8)
-    points = lm.mean_landmarks((128, 128))
-    bent, _ = augment.bend(image, points, augment.expression(points, rng))
-    np.testing.assert_array_equal(bent[:30], image[:30])
-    np.testing.assert_array_equal(bent[:, :8], image[:, :8])
-
-
-def test_no_amounts_change_no_pixel_and_draw_no_number():
-    rng = np.random.default_rng(0)
-    image = rng.integers(256, size=(32, 32, 3), dtype=np.uint8)
-    before = rng.bit_generator.state
-    change = augment.Augment(amounts())
-    assert not change.moves(rng)
-    assert not change.bends(rng)
-    np.testing.assert_array_equal(change.recolour(image, rng), image)
-    assert rng.bit_generator.state == before
-
-
-def test_colours_change_and_places_do_not(config):
-    rng = np.random.default_rng(0)
-    image = cv2.GaussianBlur(rng.integers(256, size=(64, 64, 3), dtype=np.uint8), (0, 0), 3)
-    change = augment.Augment(amounts(colour=0.3, blur=1.2, noise=12))
-    after = np.stack([change.recolour(image, rng) for _ in range(20)])
-    assert after.dtype == np.uint8
-    assert np.abs(after.astype(int) - image).mean((1, 2, 3)).min() > 0
-    grey = [np.corrcoef(x.mean(-1).ravel(), image.mean(-1).ravel())[0, 1] for x in after]
-    assert min(grey) > 0.5
-
-
-def test_the_training_example_keeps_image_hole_and_points_together():
-    config = landmarks.get_config()
-    points = lm.mean_landmarks((109, 89))
-    record = Record(dots(points, (109, 89)), 'a', points)
-    make = loader.TrainExample(config)
-    example = make((0, record, record.image), np.random.default_rng(1))
-    assert example['image'].shape == (64, 64, 3)
-    assert example['landmark_map'].sum() > 20
-    assert np.abs(example['landmarks'] - lm.mean_landmarks((64, 64))).max() > 1  # it moved
-
-
-def test_bent_faces_have_holes_of_their_own():
-    config = landmarks.get_config()
-    config.data.augment.bend, config.data.augment.still = 1.0, 1.0
-    config.data.bent_holes, config.data.holes = {'none': 1.0}, {'centre': 1.0}
-    points = lm.mean_landmarks((109, 89))
-    for known in (True, False):
-        record = Record(dots(points, (109, 89)), 'a', points if known else None)
-        make, rng = loader.TrainExample(config), np.random.default_rng(0)
-        kinds = {int(make((0, record, record.image), rng)['hole_kind']) for _ in range(8)}
-        assert kinds == {holes.KINDS.index('none' if known else 'centre')}
 
 
 @pytest.mark.parametrize('size', [(109, 89), (64, 100), (64, 64)])

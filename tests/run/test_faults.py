@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from configs import landmarks
-from fi_jax.input_pipeline import landmark_shards, loader
+from fi_jax.input_pipeline import landmark_shards, reading
 from fi_jax.input_pipeline.procedural.faces import ProceduralFaces
 from fi_jax.input_pipeline.sources import make_source
 from fi_jax.methods import make_method
@@ -220,19 +220,19 @@ def test_a_damaged_landmark_record_is_named_before_the_first_step(photographs, t
 
 def lose_the_disk():
     """For the program: the thirtieth image cannot be read, in a worker's thread."""
-    sound, count = loader.decode, iter(range(1_000_000))
+    sound, count = reading.decode, iter(range(1_000_000))
 
     def decode(image, name):
         if next(count) == 30:
             raise OSError(errno.EIO, 'Input/output error', name)
         return sound(image, name)
 
-    loader.decode = decode
+    reading.decode = decode
 
 
 def test_a_data_worker_that_is_lost_ends_the_run_with_its_error(tmp_path):
     flags = (TINY, f'--workdir={tmp_path}', '--config.steps.train=100000')
-    code, out = Program(tmp_path, *flags, before='tests.test_faults:lose_the_disk').finish()
+    code, out = Program(tmp_path, *flags, before='tests.run.test_faults:lose_the_disk').finish()
     assert code == Exit.USER_ERROR, out
     assert 'Input/output error' in out.strip().splitlines()[-1]
     (start,) = map(json.loads, (tmp_path / 'starts.jsonl').read_text().splitlines())

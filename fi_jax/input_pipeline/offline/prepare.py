@@ -32,7 +32,7 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
-from fi_jax.input_pipeline import alignment, joins, landmark_shards, sources
+from fi_jax.input_pipeline import alignment, decoded, joins, landmark_shards, sources
 from fi_jax.input_pipeline.offline import landmark_pages, shard_pool
 from fi_jax.input_pipeline.records import BadImage, Record, Source, decode
 from fi_jax.input_pipeline.tfds import tfds_source
@@ -121,8 +121,12 @@ def prepare(
     test_share: float = 0.05,
     max_bad: float = 0.01,
     align: int = 0,
+    res: int = 0,
+    margin: int = 0,
 ) -> dict[str, Any]:
     """Writes `source` as the TFDS data set out_dir/name/1.0.0, complete or not at all.
+
+    With res, as the set of decoded squares out_dir/name instead: see `input_pipeline.decoded`.
 
     Images that cannot be decoded are left out and listed, with the reason, in
     out_dir/name/bad.jsonl. Splits are those of the source if it has any, else those of
@@ -138,6 +142,7 @@ def prepare(
         max_bad: refused above this share of undecodable images.
         align: side of the canonical square to cut faces to, JPEG of quality 95; 0 keeps the files.
             Images without landmarks are then left out, and listed, too.
+        res: side of decoded squares, and margin what is kept around them; 0 keeps files.
 
     Returns:
         {'splits': {split: count}, 'bad': count, 'data_dir': folder of the set, 'metadata': ...}.
@@ -149,11 +154,16 @@ def prepare(
     """
     if not re.fullmatch('[a-z][a-z0-9_]*', name):
         raise ValueError(f'--name={name}: expected lower-case letters, digits and underscores')
+    if res and (align or not 16 <= res <= 4096 or not 0 <= margin <= res):
+        raise ValueError(
+            f'--decoded --res={res} --margin={margin} --align={align}: expected 16 to 4096 '
+            'pixels a side, a margin up to the side, and no --align'
+        )
     if not 0 <= max_bad <= 1:
         raise ValueError(f'--max_bad={max_bad}: expected a share in [0, 1]')
     folder = os.path.join(os.path.abspath(os.path.expanduser(os.fspath(out_dir))), name)
-    target = os.path.join(folder, VERSION)
-    if os.path.exists(target):
+    target = folder if res else os.path.join(folder, VERSION)
+    if os.path.exists(os.path.join(target, 'about.json') if res else target):
         raise FileExistsError(f'--out: {target} is there already; remove it or choose another name')
     joins.split_indices((), None, val_share, test_share)  # refuse bad shares before the work
     os.makedirs(folder, exist_ok=True)
@@ -184,6 +194,13 @@ def prepare(
         'align': align,
         'terms': getattr(source, 'terms', ''),
     }
+    if res:
+        decoded.write(
+            source, cut, folder, res=res, margin=margin, attributes=attributed, about=metadata
+        )
+        return {
+            'splits': metadata['splits'], 'bad': len(bad), 'data_dir': folder, 'metadata': metadata,
+        }  # fmt: skip
     total = sum(len(indices) for indices in cut.values())
     progress = shard_pool.Progress('write', total)
     splits = {s: (_read(source, ix, progress, align), len(ix)) for s, ix in cut.items() if ix}
@@ -319,6 +336,9 @@ def main(argv: list[str] | None = None) -> int:
     add('--test_share', type=float, default=0.05, help='if the source is not cut (%(default)s)')
     add('--max_bad', type=float, default=0.01, help='share of bad images allowed (%(default)s)')
     add('--align', type=int, default=0, metavar='SIZE', help='cut faces to a canonical square')
+    add('--decoded', action='store_true', help='write raw squares of --res pixels, quick to read')
+    add('--res', type=int, default=64, help='of --decoded: side of the squares (%(default)s)')
+    add('--margin', type=int, default=0, help='of --decoded: pixels kept around (%(default)s)')
     add('--export_features', metavar='DIR', help='also PNGs: landmarks, mask and part of each face')
     add('--hull', default='face68', choices=('face68', 'extended'), help='extended: with forehead')
     add('--export_limit', type=int, default=100, help='faces to export, 0 = all (%(default)s)')
@@ -327,9 +347,10 @@ def main(argv: list[str] | None = None) -> int:
         source = sources.make_source(sources.from_flags(args), 'all')
         done = prepare(
             source, args.name, args.out, val_share=args.val_share, test_share=args.test_share,
-            max_bad=args.max_bad, align=args.align,
+            max_bad=args.max_bad, align=args.align, res=args.res if args.decoded else 0,
+            margin=args.margin,
         )  # fmt: skip
-        if args.export_features:
+        if args.export_features and not args.decoded:
             _export(args)
     except TooManyBad as error:
         print(f'error: {error}', file=sys.stderr)
@@ -340,7 +361,10 @@ def main(argv: list[str] | None = None) -> int:
     counts = ', '.join(f'{split} {count:,}' for split, count in done['splits'].items())
     print(f'{done["data_dir"]}: {counts}; {done["bad"]} images left out.')
     print(f'Splits: {done["metadata"]["split_rule"]}')
-    print(f'Read it with data.source=tfds data.name={args.name} data.data_dir={args.out}')
+    if args.decoded:
+        print(f'Read it with data.source=decoded data.path={done["data_dir"]}')
+    else:
+        print(f'Read it with data.source=tfds data.name={args.name} data.data_dir={args.out}')
     return 0
 
 
