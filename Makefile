@@ -1,6 +1,10 @@
 # The two commands of the README are `make quickstart` and `make test`; each sets itself up.
 PYTHON ?= python3
-BIN := .venv/bin
+# make test PYTHON=python3.13: the newest releases, in an environment of their own.
+NEWEST := $(filter python3.13,$(notdir $(PYTHON)))
+VENV := $(if $(NEWEST),.venv-newest,.venv)
+CONSTRAINTS := $(if $(NEWEST),constraints-newest.txt,constraints.txt)
+BIN := $(VENV)/bin
 RUN := runs/quickstart
 
 PAGE := fi_jax/serve/page
@@ -9,7 +13,7 @@ PAGE := fi_jax/serve/page
 
 help:
 	@echo "make quickstart   complete a photo; train both stages on drawn faces, evaluate (minutes)"
-	@echo "make test         run the tests"
+	@echo "make test         run the tests; PYTHON=python3.13: on the newest releases (constraints-newest.txt)"
 	@echo "make env          make .venv/ with the tested versions (constraints.txt)"
 	@echo "make lint         ruff and mypy"
 	@echo "make test-slow    the tests that take minutes; FI_JAX_SHARED=DIR make test-shared: real photos"
@@ -19,12 +23,12 @@ help:
 	@echo "make landmarks    landmarks of a zip: FACES=FACES.zip OUT=DIR (needs: pip install .[landmarks])"
 	@echo "make bench        ratios against PyTorch and the machine's limits (needs: pip install .[bench])"
 
-env: .venv/ready
+env: $(VENV)/ready
 
-.venv/ready: pyproject.toml constraints.txt
+$(VENV)/ready: pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "fi_jax needs Python 3.11 or newer; make PYTHON=python3.11 ..."'
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable '.[dev]'
 	@touch $@
 
 quickstart: env
@@ -90,4 +94,4 @@ landmarks: env
 	$(BIN)/fi-jax landmarks --source=zip --path=$(FACES) --out=$(OUT) --npz=$(OUT)/points.npz
 
 clean:
-	rm -rf .venv .venv-parity $(PAGE)/node_modules build *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv .venv-newest .venv-parity $(PAGE)/node_modules build *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -59,6 +59,7 @@ def sources(args: argparse.Namespace, folder: Path) -> tuple[Any, dict[str, Sour
 
 
 def _as_jpeg(record: Record) -> Record:
+    assert isinstance(record.image, np.ndarray), 'drawn'
     _, data = cv2.imencode('.jpg', record.image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
     return dataclasses.replace(record, image=data.tobytes())
 
@@ -164,12 +165,12 @@ def main() -> None:
             print(flush=True)
         found = list(rows(args, config, given))
     head = ('source', 'processes', 'threads', 'images/s', f'wait at {args.consume:.0f}/s')
-    lines = [
+    cells = [
         (r['source'], str(r['processes']), str(r['threads']), f'{r["images_per_s"]:,.0f}',
          f'{r["wait_share"]:.1%}')
         for r in found
     ]  # fmt: skip
-    print(timing.table(head, lines))
+    print(timing.table(head, cells))
     if args.json:
         line = {'benchmark': 'data_pipeline', 'hardware': hardware, 'cost_us': costs, 'rows': found}
         with open(args.json, 'a') as file:

@@ -169,7 +169,8 @@ def _fill(
         file.flush()
         os.fsync(file.fileno())
     types = {'points': np.float32, 'crc32': np.uint32, 'split': np.int8, 'name': np.str_}
-    np.savez(folder / 'table.npz', **{k: np.array(v, types.get(k)) for k, v in rows.items()})
+    columns: dict[str, Any] = {k: np.array(v, types.get(k)) for k, v in rows.items()}
+    np.savez(folder / 'table.npz', **columns)
     digest = hashlib.sha256((folder / 'table.npz').read_bytes()).hexdigest()
     known = {
         'version': VERSION, 'side': side, 'margin': margin, 'attributes': list(attributes),
