@@ -14,7 +14,7 @@ from configs import landmarks
 from fi_jax import config as common
 from fi_jax import features, sharding, steps
 from fi_jax import landmarks as lm
-from fi_jax.evaluation.protocol import evaluate_run
+from fi_jax.evaluation.tasks import evaluate_run
 from fi_jax.input_pipeline import holes, loader
 from fi_jax.methods import landmarks as method
 from fi_jax.methods import make_method
