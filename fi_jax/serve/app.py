@@ -410,6 +410,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         'weights', nargs='?', default='',
         help='a name, an exported file or a run folder (the weights that come along)',
     )  # fmt: skip
+    parser.add_argument('--predictor', default='', help='landmarks, where the weights have none')
     parser.add_argument('--host', default='127.0.0.1', help='address to listen on (%(default)s)')
     parser.add_argument('--port', type=int, default=8000, help='(%(default)s); 0: any free one')
     parser.add_argument(
@@ -436,7 +437,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with listener:
         port = listener.getsockname()[1]
         try:
-            restorer = load(options.weights)
+            restorer = load(options.weights, options.predictor)
         except (ValueError, OSError) as error:
             print(f'error: {error}', file=sys.stderr)
             return 1
