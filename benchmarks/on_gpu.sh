@@ -22,11 +22,11 @@ part() {  # part SECONDS MODULE ARGUMENTS...
 }
 
 nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader || true
-part 60 data_pipeline ${faces:+--path "$faces"} --processes 0 1 2 4 8 --threads 1 2 --seconds 1.5
+part 60 data_pipeline ${faces:+--path "$faces"} --processes 0 1 4 8 --threads 2 --seconds 1
 part 60 augmentation --stage stage1 --batch 64 256 --rounds 5
 part 90 step_vs_torch --stage stage1 --batch 64 --rounds 4 --steps 20 --no-parity "${compare[@]}"
-part 110 step_vs_torch --stage stage2 --batch 64 --rounds 3 --steps 20 --no-parity "${compare[@]}"
-part 70 step_vs_torch --stage stage1 --batch 256 --dtype bfloat16 --rounds 3 --steps 20 --no-torch
-part 85 goodput -- --config=configs/stage1.py "${source[@]}" --workdir="$out/run" \
+part 100 step_vs_torch --stage stage2 --batch 64 --rounds 3 --steps 20 --no-parity "${compare[@]}"
+part 55 step_vs_torch --stage stage1 --batch 256 --dtype bfloat16 --rounds 3 --steps 20 --no-torch
+part 110 goodput -- --config=configs/stage1.py "${source[@]}" --workdir="$out/run" \
   --config.batch_size=64 --config.steps.stage1=2500 --config.eval.at_end=False
 echo "results: $results"
