@@ -14,7 +14,7 @@ import pytest
 
 from configs import landmarks, stage1
 from fi_jax import sharding
-from fi_jax.evaluation import comparison, scoring, summaries
+from fi_jax.evaluation import comparison, scoring, summaries, tasks
 from fi_jax.evaluation import protocol as evaluate
 from fi_jax.evaluation import results as res
 from fi_jax.input_pipeline import holes
@@ -433,7 +433,7 @@ def test_a_reader_that_is_none_is_named_and_the_rest_is_measured(reader_run, tmp
     words = {
         str(tmp_path / 'empty'): 'no checkpoints there; train this run first',
         '': 'configs/landmarks.py and give its run folder as --config.eval.landmark_detector',
-        str(tmp_path / 'nowhere'): 'not a run folder',
+        str(tmp_path / 'nowhere'): 'no run folder',
         str(tmp_path / 'drawing'): 'masked_autoencoder, which predicts no points',
     }
     for reader, expected in words.items():
@@ -515,7 +515,7 @@ def test_points_are_scored_like_faces_into_another_folder(reader_run, tmp_path):
     config = landmarks.get_config('tiny')
     config.eval.limit, config.eval.batch_size, config.data.length = 8, 8, 160
     before = sorted(reader_run.iterdir())
-    table = evaluate.evaluate_run(config, reader_run, tmp_path)
+    table = tasks.evaluate_run(config, reader_run, tmp_path)
     saved = json.loads((tmp_path / 'eval' / 'test_mixture.json').read_text())
     assert saved['protocol']['step'] == 7 and saved['protocol']['num_images'] == 8
     assert saved['scores']['all']['nme']['mean'] == pytest.approx(table['all']['nme']['mean'])
