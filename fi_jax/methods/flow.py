@@ -94,12 +94,13 @@ def defaults(res: int) -> dict[str, Any]:
         embedding=64 if res == 32 else 256,
         predict='image',  # 'velocity'
         least_time_left=0.05,
-        time_mean=-0.4,  # t = sigmoid(N(mean, deviation)); 0 is noise, 1 the image
-        time_deviation=1.0,
+        # t = sigmoid(N(mean, deviation)); 0 is noise, where structure is decided, 1 the image.
+        time_mean=-0.8,
+        time_deviation=0.8,
         style_dim=4 if res == 32 else 16,  # 0: none
         style_dropout=0.5,
         extractor=(16, 32) if res == 32 else (16, 32, 64, 64),
-        kl=0.02,
+        kl=3e-4,  # of the style; .02 was seen to empty it
         free_bits=0.02,  # nats a dimension
         # Of stage 'distill'.
         distill_jumps=2,  # network evaluations to make enough
