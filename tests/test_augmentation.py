@@ -2,6 +2,7 @@
 
 import cv2
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -179,11 +180,14 @@ def test_a_bent_face_keeps_its_points_on_the_pixels_they_name():
     """The outer corners of eyes and mouth, the chin and the nose's tip, drawn as dots."""
     marked, points = [8, 30, 36, 45, 48, 54], lm.mean_landmarks((128, 128))
     image, farthest = dots(points[marked], (128, 128)), 0.0
-    bend = jax.jit(lambda key: places.bend(image, points, places.expression(points, Draws.of(key))))
+    shown = jnp.asarray(image)
+    bend = jax.jit(lambda key: places.bend(shown, points, places.expression(points, Draws.of(key))))
     for seed in range(20):
         bent, at = map(np.asarray, bend(jax.random.key(seed)))
         farthest = max(farthest, np.linalg.norm(at - points, axis=1).max())
         for point in at[marked]:
+            if max(point) > 119:  # its dot may be cut off by the edge
+                continue
             assert np.abs(centre_of_light(bent, point, 5) - point).max() < 1.0
     assert farthest > 4  # of 128 pixels: it is another expression
 
@@ -276,7 +280,7 @@ def test_holes_are_those_of_the_host(kind):
     generator = np.random.default_rng(0)
     points = lm.mean_landmarks(size) + generator.normal(0, 1, (count, 68, 2)).astype(np.float32)
     draw = holes.make_draw({kind: 1.0}, {'none': 1.0}, 64)
-    bank = holes.bank([kind], 64, 0)
+    bank = jnp.asarray(holes.bank([kind], 64, 0))
 
     @jax.jit
     def many(points, keys):
