@@ -238,7 +238,7 @@ def test_a_run_that_diverges_stops_and_keeps_its_last_good_checkpoint(tmp_path):
             ['--config=configs/stage2.py:tiny', '--config.warm_start=nowhere'],
             ['config.warm_start=nowhere', 'no run'],
         ),
-        (['--config=configs/stage1.py:tiny', '--mode=eval'], ['no checkpoints']),
+        (['--config=configs/stage1.py:tiny', '--mode=eval'], ['no run folder']),
     ],
 )  # fmt: skip
 def test_bad_input_ends_with_one_clear_line(flags, words, tmp_path):

@@ -150,7 +150,7 @@ def check_what_does_not_fit(topology, folder, small, large, before=''):
 
 
 def test_exit_codes_tell_whether_all_some_or_none_fit(tmp_path):
-    check_what_does_not_fit('cpu:1', tmp_path, 8, 512, 'tests.test_aot:small_chip')
+    check_what_does_not_fit('cpu:1', tmp_path, 8, 512, 'tests.run.test_aot:small_chip')
 
 
 @pytest.mark.slow
