@@ -58,7 +58,7 @@ def batch_of(image, hole, points=None):
 
 
 def test_presets_are_what_is_run():
-    for name, changes in landmarks.PRESETS.items():
+    for name, changes in method.PRESETS.items():
         flat = common.flat(landmarks.get_config(f'preset={name}'))
         assert all(flat[path] == value for path, value in changes.items()), name
     with pytest.raises(ValueError, match=r"preset=seed: choose from \['lafin', 'modern'\]"):
