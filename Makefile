@@ -32,14 +32,12 @@ $(VENV)/ready: pyproject.toml $(CONSTRAINTS)
 	@touch $@
 
 quickstart: env
-	@echo "A photo completed by the weights that come with fi_jax:"
-	@$(BIN)/fi-jax inpaint --demo --out=$(RUN)/photo --if-exists=overwrite \
-	  && echo "Look at $(RUN)/photo/astronaut/sheet.jpg" || echo "Left out; training needs none."
-	@echo
+	@if $(BIN)/python -c 'from fi_jax.pretrained.shipped import SHIPPED; raise SystemExit(not SHIPPED)'; then \
+	  $(BIN)/fi-jax inpaint --demo --out=$(RUN)/photo --if-exists=overwrite \
+	    && echo "A photo completed by the weights that come with fi_jax: $(RUN)/photo/astronaut/sheet.jpg"; fi
 	$(BIN)/python -m fi_jax.main --config=configs/quickstart.py --workdir=$(RUN)
 	@echo
 	@echo "Done. Look at:"
-	@echo "  $(RUN)/photo/          a photo completed by the weights that come with fi_jax"
 	@echo "  $(RUN)/samples/        the same faces from step 0 on: input, maps, samples, truth"
 	@echo "  $(RUN)/report/         a page of scores, beside fills that need no network"
 	@echo "  $(BIN)/tensorboard --logdir=$(RUN)   curves (pip install tensorboard)"

@@ -67,6 +67,22 @@ class Folder:
             return Record(image=file.read(MAX_FILE_BYTES), name=name)
 
 
+class FileAt:
+    """A file read at any place, by any thread; opened anew where it is unpickled."""
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self._path = path
+        self._fd = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._fd)
+
+    def __reduce__(self) -> Any:
+        return FileAt, (self._path,)
+
+    def read(self, size: int, offset: int) -> bytes:
+        """At most size bytes from an offset; fewer at the end of the file."""
+        return os.pread(self._fd, size, offset)
+
+
 class Zip:
     """Images in a zip, sorted by name, read in place: nothing is extracted.
 
@@ -115,18 +131,7 @@ class Zip:
             [(m.header_offset, m.compress_size, m.file_size, m.CRC, m.compress_type)
              for m in members], np.int64,
         )  # fmt: skip
-        self._open()
-
-    def _open(self) -> None:
-        self._fd = os.open(self._path, os.O_RDONLY)
-        weakref.finalize(self, os.close, self._fd)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k != '_fd'}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._open()
+        self._file = FileAt(self._path)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -136,11 +141,11 @@ class Zip:
         offset, packed, size, crc, compression = self._index[index].tolist()
         where = f'{self._path}: {name}'
         _check_bytes(max(packed, size), where)
-        header = os.pread(self._fd, 30, offset)
+        header = self._file.read(30, offset)
         if len(header) < 30 or header[:4] != b'PK\x03\x04':
             raise BadImage(f'{where}: damaged zip member (no header); pack the images again')
         name_length, extra_length = struct.unpack('<HH', header[26:30])
-        data = os.pread(self._fd, packed, offset + 30 + name_length + extra_length)
+        data = self._file.read(packed, offset + 30 + name_length + extra_length)
         if compression == zipfile.ZIP_DEFLATED:
             try:
                 data = zlib.decompressobj(-15).decompress(data, size + 1)

@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import shutil
-import weakref
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from fi_jax.input_pipeline.archives import FileAt
 from fi_jax.input_pipeline.joins import SPLITS
 from fi_jax.input_pipeline.reading import frame_of, square
 from fi_jax.input_pipeline.records import BadImage, Record, Source, decode
@@ -69,25 +69,14 @@ class Decoded:
                 f'data.path={folder}: images.u8 has {size:,} bytes, not those of '
                 f'{len(self.names)} squares of {self._side} pixels; prepare the set again'
             )
-        self._open()
-
-    def _open(self) -> None:
-        self._fd = os.open(self._path, os.O_RDONLY)
-        weakref.finalize(self, os.close, self._fd)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k != '_fd'}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._open()
+        self._file = FileAt(self._path)
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: int) -> Record:
         name = self.names[index]
-        data = os.pread(self._fd, self._bytes, index * self._bytes)
+        data = self._file.read(self._bytes, index * self._bytes)
         if len(data) != self._bytes or zlib.crc32(data) != self._crc[index]:
             raise BadImage(f'{self._path}: {name}: damaged (CRC-32 differs); prepare the set again')
         frame = None
