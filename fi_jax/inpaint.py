@@ -244,7 +244,9 @@ class Restorer:
             owner, order = np.where(missing, 0, -1), [0]
         else:
             owner, order = finding.owners(missing, faces)
-        draw = self._draw(guidance, steps)
+        if guidance == self.config.guidance:
+            guidance = None
+        draw = self._draw(guidance is not None, steps)
         numbers = np.arange(num_samples, dtype=np.int32)
         # The kept sample is its own, however near the others are.
         share = np.where(numbers == (keep or 0), 1.0, appearance).astype(np.float32)
@@ -269,6 +271,8 @@ class Restorer:
                     np.repeat(covered[None], CHUNK, 0),
                     _filled(points[rows], CHUNK),
                 )
+                if guidance is not None:
+                    batch['guidance'] = np.full(CHUNK, guidance, np.float32)
                 which = _filled(numbers[rows], CHUNK), _filled(share[rows], CHUNK)
                 stream = np.uint32(seed), np.uint32(number), np.int32(keep or 0)
                 drawn = draw(self._weights.nets, batch, *stream, *which)
@@ -371,18 +375,16 @@ class Restorer:
         keys = _keys(seed, face, 'structure', numbers)[:, None]
         return method.predictor.predict(bind_ema(method, nets), features.prepare(batch), keys)
 
-    def _draw(self, guidance: float | None, steps: int | None) -> Callable[..., jax.Array]:
-        """The compiled sampler of some settings."""
-        key = guidance, steps
+    def _draw(self, guided: bool, steps: int | None) -> Callable[..., jax.Array]:
+        """The compiled sampler of so many steps; guided: its batches hold their guidance."""
+        key = guided, steps
         if key not in self._compiled:
             method = self._weights.method
-            if key != (None, None):
+            if steps is not None:
                 config = self.config.copy_and_resolve_references()
-                config.guidance = config.guidance if guidance is None else guidance
-                if steps is not None:
-                    if 'steps' not in config.sample:
-                        raise ValueError(f'steps={steps}: {config.method} draws in one; leave it')
-                    config.sample.steps = steps
+                if 'steps' not in config.sample:
+                    raise ValueError(f'steps={steps}: {config.method} draws in one; leave it')
+                config.sample.steps = steps
                 method = make_method(config)
 
             def draw(

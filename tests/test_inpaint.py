@@ -89,11 +89,12 @@ def test_a_sample_is_the_same_alone_or_among_others(restorer, photo, hole):
 
 def test_one_compilation_for_all_photos_seeds_and_counts(restorer, photo, hole):
     pixels, points = photo
-    draw = restorer._draw(None, None)
     for seed, count, size in ((0, 1, 150), (1, 9, 120)):
         restorer(pixels[:size], hole[:size], count, seed, face=inpaint.Face.of(points))
         restorer(pixels[:size], hole[:size], count, seed, face=inpaint.Face.of(points).box)
-    assert draw._cache_size() == 1
+        restorer(pixels, hole, 1, face=inpaint.Face.of(points), guidance=1.5 + seed)
+    for guided in (False, True):
+        assert restorer._draw(guided, None)._cache_size() == 1
     assert restorer._points._cache_size() == 1
 
 

@@ -67,7 +67,8 @@ class Method:
     export keeps; empty: all.
     sample(nets, batch, keys) with keys (B,) gives {'image': (B,H,W,3) in [-1,1]} and any of
     landmark_map, face_mask, face_part, and told (B,68,2), the landmarks that led, in pixels, NaN
-    where none did. Of `sample` and `predictor` a method has one.
+    where none did. A batch may hold guidance (B,), how hard they lead, in place of the config's.
+    Of `sample` and `predictor` a method has one.
     variants: other samples without chance, by name, each a row of an evaluation.
     condition(nets, batch, keys), if given, puts the landmarks that lead into the batch before
     `sample`; where draws_structure, other keys give others.

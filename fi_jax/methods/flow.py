@@ -373,11 +373,12 @@ class Flow:
 
         def guided(state: jax.Array, t: jax.Array) -> jax.Array:
             v = velocity(state, t, guide)
-            if led and self.config.guidance != 1.0:
+            if led and ('guidance' in batch or self.config.guidance != 1.0):
                 free = velocity(state, t, jnp.zeros_like(guide))
                 low, high = options.guidance_interval
-                strength = jnp.where((t >= low) & (t <= high), self.config.guidance, 1.0)
-                v = free + strength * (v - free)
+                strength = batch.get('guidance', jnp.full(rows, self.config.guidance))
+                strength = jnp.where((t >= low) & (t <= high), strength, 1.0)
+                v = free + strength[:, None, None, None] * (v - free)
             return v * hole
 
         steps, times = options.steps, jnp.linspace(0.0, 1.0, options.steps + 1)

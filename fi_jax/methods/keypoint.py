@@ -484,9 +484,11 @@ class Keypoint:
         The extrapolation of classifier-free guidance (Ho & Salimans, 2022), in pixels: training
         leaves the guide out at random, so the nets know both.
         """
-        strength = self.config.guidance
-        if strength == 1.0 or self.config.landmark_source == 'none':
+        free = 'guidance' not in batch and self.config.guidance == 1.0
+        if free or self.config.landmark_source == 'none':
             return s.image
+        strength = batch.get('guidance', jnp.full(len(s.image), self.config.guidance))
+        strength = strength[:, None, None, None]
         untold = {**batch, 'guide': jnp.zeros_like(batch['guide'])}
         bare = self.complete(nets, untold, s.z, noise_v).image
         return jnp.clip(bare + strength * (s.image - bare), -1.0, 1.0)

@@ -157,6 +157,8 @@ def test_guidance_scales_the_lead_of_the_landmarks(batch):
     np.testing.assert_allclose(drawn(0.0), 0.0, atol=1e-6)
     np.testing.assert_allclose(drawn(0.5), 0.5, atol=1e-6)
     np.testing.assert_allclose(drawn(0.5, (0.5, 1.0)), 1.0, atol=1e-6)
+    batch = {**batch, 'guidance': jnp.full(len(batch['hole']), 0.25)}
+    np.testing.assert_allclose(drawn(1.0), 0.25, atol=1e-6)
 
 
 def test_distilling_asks_nothing_of_a_network_that_jumps_where_its_teacher_walks(batch):
