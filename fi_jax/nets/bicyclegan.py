@@ -8,12 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fi_jax.nets.layers import DownConv, Dtype, GaussianHead, UpConv, group_norm, leaky
-
-
-def instance_norm(x: jax.Array, dtype: Dtype) -> jax.Array:
-    """Each channel of each example to mean 0 and deviation 1 (Ulyanov et al., 2016)."""
-    return group_norm(x, dtype, x.shape[-1])
+from fi_jax.nets.layers import DownConv, Dtype, GaussianHead, UpConv, instance_norm, leaky
 
 
 class UNet(nn.Module):

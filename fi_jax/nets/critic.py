@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fi_jax.nets.layers import DownConv, Dtype, leaky
+from fi_jax.nets.layers import DownConv, Dtype, leaky, spectral
 
 
 def batch_spread(x: jax.Array) -> jax.Array:
@@ -34,9 +34,7 @@ class Critic(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, update_stats: bool = False) -> jax.Array:
         def layer(module: nn.Module, x: jax.Array) -> jax.Array:
-            if self.spectral_norm:
-                return nn.SpectralNorm(module)(x, update_stats=update_stats)
-            return module(x)
+            return spectral(module, x, update_stats) if self.spectral_norm else module(x)
 
         for width in self.widths:
             x = leaky(layer(DownConv(width, 5, self.dtype), x))

@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Dtype = Any
 
@@ -16,7 +17,7 @@ def leaky(x: jax.Array) -> jax.Array:
     return nn.leaky_relu(x, 0.2)
 
 
-def group_norm(x: jax.Array, dtype: Dtype, groups: int = 8) -> jax.Array:
+def group_norm(x: jax.Array, dtype: Dtype, groups: int = 8, epsilon: float = 1e-6) -> jax.Array:
     """Group normalisation without affine, statistics in float32, in two passes (Wu & He, 2018)."""
     b, h, w, c = x.shape
     size = c // groups
@@ -28,7 +29,39 @@ def group_norm(x: jax.Array, dtype: Dtype, groups: int = 8) -> jax.Array:
 
     x = x.astype(jnp.float32)
     x = x - group_mean(x)
-    return (x * jax.lax.rsqrt(group_mean(x * x) + 1e-6)).astype(dtype)
+    return (x * jax.lax.rsqrt(group_mean(x * x) + epsilon)).astype(dtype)
+
+
+def instance_norm(x: jax.Array, dtype: Dtype, epsilon: float = 1e-6) -> jax.Array:
+    """Each channel of each example to mean 0 and deviation 1 (Ulyanov et al., 2016)."""
+    return group_norm(x, dtype, x.shape[-1], epsilon)
+
+
+class InstanceNorm(nn.Module):
+    """`instance_norm` with a learned scale and shift of each channel; (B,H,W,C)."""
+
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.param('scale', nn.initializers.ones, (x.shape[-1],))
+        bias = self.param('bias', nn.initializers.zeros, (x.shape[-1],))
+        x = instance_norm(x, self.dtype, 1e-5)
+        return x * scale.astype(x.dtype)[None, None, None] + bias.astype(x.dtype)[None, None, None]
+
+
+def spectral(layer: nn.Module, x: jax.Array, update_stats: bool) -> jax.Array:
+    """A layer with its kernel divided by its largest singular value (Miyato et al., 2018).
+
+    The running estimate lives in the collection 'batch_stats' and moves where update_stats is true.
+    """
+    return nn.SpectralNorm(layer)(x, update_stats=update_stats)
+
+
+def halved(x: jax.Array) -> jax.Array:
+    """The means of 2x2 pixels: (B,H,W,C) -> (B,H/2,W/2,C)."""
+    b, h, w, c = x.shape
+    return x.reshape(b, h // 2, 2, w // 2, 2, c).mean(axis=(2, 4))
 
 
 # Row a of the kernel that an output pixel of phase a sees, when a 3-tap filter runs over an image
@@ -44,9 +77,28 @@ def upsample_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
     phases is a 2x2 convolution, and the four run as one with 4*O channels (Shi et al., 2016).
     """
     taps = jnp.asarray(_PHASE_TAPS, kernel.dtype)
-    phases = jnp.einsum('aik,bjl,klco->ijcabo', taps, taps, kernel)
+    return _four_phases(x, jnp.einsum('aik,bjl,klco->ijcabo', taps, taps, kernel))
+
+
+def transposed_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Transposed convolution of stride 2: x (B,H,W,I), kernel (k,k,O,I) -> (B,2H,2W,O).
+
+    k is 3 or 4; element a of the kernel adds source pixel i to pixel 2i + a - 1. Computed as in
+    `upsample_conv`, so that no inserted zeros are multiplied.
+    """
+    k = kernel.shape[0]
+    taps = np.zeros((2, 2, k), np.float32)  # phase, tap, row of the kernel
+    for phase, tap in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        row = 3 - phase - 2 * tap
+        if row < k:
+            taps[phase, tap, row] = 1
+    chosen = jnp.asarray(taps, kernel.dtype)
+    return _four_phases(x, jnp.einsum('aik,bjl,kloc->ijcabo', chosen, chosen, kernel))
+
+
+def _four_phases(x: jax.Array, phases: jax.Array) -> jax.Array:
     # What moves is 4*I numbers a pixel before the product, or 16*O after it.
-    fewer_after = 4 * kernel.shape[-1] <= kernel.shape[-2]
+    fewer_after = 4 * phases.shape[-1] <= phases.shape[2]
     return product_then_windows(x, phases) if fewer_after else windows_then_product(x, phases)
 
 
@@ -105,6 +157,26 @@ class UpConv(nn.Module):
         kernel = self.param('kernel', self.kernel_init, (3, 3, x.shape[-1], self.features))
         bias = self.param('bias', nn.initializers.zeros, (self.features,))
         y = upsample_conv(x.astype(self.dtype), kernel.astype(self.dtype))
+        return y + bias.astype(self.dtype)[None, None, None, :]
+
+
+class TransposedConv(nn.Module):
+    """`transposed_conv` with a bias; (B,H,W,I) -> (B,2H,2W,features)."""
+
+    features: int
+    kernel_size: int
+    dtype: Dtype = jnp.float32
+    kernel_init: Any = nn.initializers.lecun_normal(in_axis=-1, out_axis=-2)
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (self.kernel_size, self.kernel_size, self.features, x.shape[-1])
+        kernel = self.param('kernel', self.kernel_init, shape)
+        y = transposed_conv(x.astype(self.dtype), kernel.astype(self.dtype))
+        if not self.use_bias:
+            return y
+        bias = self.param('bias', nn.initializers.zeros, (self.features,))
         return y + bias.astype(self.dtype)[None, None, None, :]
 
 

@@ -125,7 +125,46 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_parameters_in_float32(module):
     assert module.apply(variables, x).dtype == jnp.bfloat16
 
 
+def dilate_then_conv(x, kernel):
+    k = kernel.shape[0]
+    return jax.lax.conv_general_dilated(
+        x,
+        jnp.flip(kernel, (0, 1)).swapaxes(2, 3),
+        (1, 1),
+        [(k - 2, 2)] * 2,  # a zero more behind where k is 3
+        lhs_dilation=(2, 2),
+        dimension_numbers=NHWC,
+    )
+
+
+@pytest.mark.parametrize('features', [1, 5])  # the product before the windows, and after
+@pytest.mark.parametrize('kernel_size', [3, 4])
+def test_transposed_conv_is_a_convolution_between_zeros(kernel_size, features):
+    x, kernel = normal(0, 2, 3, 5, 8), normal(1, kernel_size, kernel_size, features, 8)
+    weight = normal(2, 2, 6, 10, features)
+
+    def outcome(fn):
+        def loss(x, kernel):
+            return (jnp.sin(fn(x, kernel)) * weight).sum()
+
+        return jax.jit(lambda *a: (fn(*a), jax.grad(loss, argnums=(0, 1))(*a)))(x, kernel)
+
+    close(outcome(layers.transposed_conv), outcome(dilate_then_conv))
+    # Element (a, b) of the kernel adds a source pixel to pixel (2i + a - 1, 2j + b - 1).
+    one = jnp.zeros((1, 3, 3, 8)).at[0, 1, 1, 0].set(1.0)
+    drawn = layers.transposed_conv(one, kernel)[0]
+    np.testing.assert_array_equal(drawn[1 : 1 + kernel_size, 1 : 1 + kernel_size], kernel[..., 0])
+
+
 # ------------------------------------------------------------------------------ normalisation
+
+
+def test_instance_norm_is_flax_s_and_halved_the_mean_of_four():
+    x = normal(0, 2, 4, 6, 8) + 0.5
+    ours, theirs = layers.InstanceNorm(), nn.InstanceNorm(epsilon=1e-5)
+    params = {'scale': normal(1, 8), 'bias': normal(2, 8)}
+    close(ours.apply({'params': params}, x), theirs.apply({'params': params}, x))
+    close(layers.halved(x), nn.avg_pool(x, (2, 2), (2, 2)))
 
 
 @pytest.mark.parametrize('shape', [(2, 1, 1, 8), (2, 4, 3, 16), (1, 16, 16, 24)])
