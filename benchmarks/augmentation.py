@@ -22,14 +22,14 @@ def measure(stage: str, res: int, batch_size: int, rounds: int) -> dict[str, Any
     from benchmarks.step_vs_torch import JaxStep, make_config
     from fi_jax import sharding
     from fi_jax.augmentation import make_augment
-    from fi_jax.input_pipeline.loader import Tolerant, train_iterator
+    from fi_jax.input_pipeline.loader import SkipBadImages, train_iterator
     from fi_jax.input_pipeline.sources import make_source
 
     config = make_config(stage, res, batch_size)
     config.data.length = max(400, 3 * batch_size)
     sharding.configure_backend(config)
     mesh = sharding.make_mesh()
-    batches = train_iterator(Tolerant(make_source(config.data, 'train'), 0.0), config)
+    batches = train_iterator(SkipBadImages(make_source(config.data, 'train'), 0.0), config)
     read = next(batches)
     batches.close()
     augment = make_augment(config, mesh)

@@ -69,7 +69,7 @@ def parts(source: Source, config: Any, images: int) -> dict[str, float]:
     chosen = np.random.default_rng(0).integers(len(source), size=images).tolist()
     records = [source[i] for i in chosen]
     pixels = [decode(r.image, r.name) for r in records]
-    steps = reading.Steps(reading.Tolerant(source, 0.0), config)
+    steps = reading.Steps(reading.SkipBadImages(source, 0.0), config)
     batches = range(1, 1 + -(-images // config.batch_size))
     steps[0]
 
@@ -94,7 +94,7 @@ def rate(source: Source, config: Any, threads: int, processes: int, seconds: flo
     """Images a second of the trainer's batches, warm."""
     config = config.copy_and_resolve_references()
     config.data.num_threads = threads
-    iterator = train_iterator(reading.Tolerant(source, 0.0), config, 0, 1, processes)
+    iterator = train_iterator(reading.SkipBadImages(source, 0.0), config, 0, 1, processes)
     with contextlib.closing(iterator):
         for _ in range(4 + 4 * processes):  # started, and what was read ahead is gone
             next(iterator)
@@ -107,7 +107,7 @@ def rate(source: Source, config: Any, threads: int, processes: int, seconds: flo
 
 def waiting(source: Source, config: Any, processes: int, consume: float, seconds: float) -> float:
     """The share of its time that a consumer of so many images a second waits for them."""
-    iterator = train_iterator(reading.Tolerant(source, 0.0), config, 0, 1, processes)
+    iterator = train_iterator(reading.SkipBadImages(source, 0.0), config, 0, 1, processes)
     busy, waited = config.batch_size / consume, 0.0
     with contextlib.closing(iterator):
         for _ in range(1 + processes):

@@ -23,7 +23,7 @@ import optax
 from configs import landmarks
 from fi_jax import features, sharding
 from fi_jax.augmentation import make_augment
-from fi_jax.input_pipeline.loader import EvalExamples, Tolerant, eval_batches, train_iterator
+from fi_jax.input_pipeline.loader import EvalExamples, SkipBadImages, eval_batches, train_iterator
 from fi_jax.input_pipeline.sources import make_source
 from fi_jax.methods.landmarks import Landmarks
 from fi_jax.nets.shapes import DIM, Flow, LowRankMixture
@@ -93,7 +93,7 @@ def main() -> None:
     config = landmarks.get_config()
     config.data.source, config.data.path = 'zip', args.path
     config.data.landmarks, config.data.identities = args.landmarks, args.identities
-    source = Tolerant(make_source(config.data, 'train'), 0.001)
+    source = SkipBadImages(make_source(config.data, 'train'), 0.001)
     iterator, mesh = train_iterator(source, config), sharding.make_mesh()
     augment = make_augment(config, mesh)
     drawn = (augment(sharding.shard_batch(next(iterator), mesh)) for _ in range(args.batches))

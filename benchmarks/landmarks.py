@@ -7,8 +7,8 @@
 
 FACES.json is a list of records with file, group (of faces of one photo) and points (68 x,y).
 NME is the mean distance of a point over that of the outer eye corners, in per cent. Faces are cut
-in four by a hash of their group; the learned map is fitted on three quarters, and its error told on
-the fourth. All need a model file: see docs/landmarks.md.
+in four by a hash of their group; the learned map is fitted on three quarters, and its error
+measured on the fourth. All need a model file: see docs/landmarks.md.
 """
 
 from __future__ import annotations
@@ -209,8 +209,8 @@ def flip(
             other = faces.nearest(back, i)
             if other is not None:
                 away[kind].append(float(errors(other[None], to68(one)[None]).mean()))
-    told = '; '.join(f'{k} {np.mean(a):.2f} ({np.median(a):.2f})' for k, a in away.items())
-    print(f'\nflip, held-back quarter, mean (median) in per cent of the eyes: {told}')
+    listed = '; '.join(f'{k} {np.mean(a):.2f} ({np.median(a):.2f})' for k, a in away.items())
+    print(f'\nflip, held-back quarter, mean (median) in per cent of the eyes: {listed}')
 
 
 def fit(args: argparse.Namespace) -> None:

@@ -79,7 +79,7 @@ def filled(x: jax.ShapeDtypeStruct, place: jax.sharding.Sharding) -> jax.Array:
 
 
 class Processes:
-    """`Layout` over processes of one device each, joined as hosts are; told when to play."""
+    """`Layout` over processes of one device each, joined as hosts are; which run on command."""
 
     def __init__(self, args: argparse.Namespace, count: int):
         with socket.socket() as probe:
@@ -195,14 +195,14 @@ def records(runs: list[Path]) -> str:
         for line in (run / 'starts.jsonl').read_text().splitlines():
             start = json.loads(line)
             shares = start['shares']
-            played = shares.get('data', 0.0) + shares.get('step', 0.0)
+            busy = shares.get('data', 0.0) + shares.get('step', 0.0)
             rows.append(
                 (
                     run.name,
                     f'{start["first_step"]}-{start["last_step"]}',
                     start['ended'],
                     f'{start["goodput"]:.1%}',
-                    f'{shares.get("data", 0.0) / played:.1%}' if played else '-',
+                    f'{shares.get("data", 0.0) / busy:.1%}' if busy else '-',
                     f'{shares.get("checkpoint", 0.0) * start["seconds"]:.2f}',
                 )
             )

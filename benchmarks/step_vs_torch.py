@@ -73,10 +73,10 @@ def make_batch(config: Any) -> dict[str, np.ndarray]:
 
     from fi_jax import sharding
     from fi_jax.augmentation import make_augment
-    from fi_jax.input_pipeline.loader import Tolerant, train_iterator
+    from fi_jax.input_pipeline.loader import SkipBadImages, train_iterator
     from fi_jax.input_pipeline.sources import make_source
 
-    batches = train_iterator(Tolerant(make_source(config.data, 'train'), 0.0), config)
+    batches = train_iterator(SkipBadImages(make_source(config.data, 'train'), 0.0), config)
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     drawn = make_augment(config, mesh)(sharding.shard_batch(next(batches), mesh))
     batch = {name: np.array(x) for name, x in drawn.items()}
@@ -151,7 +151,7 @@ class JaxStep:
         return count_flops(jaxpr, min), count_flops(jaxpr, max)
 
     def noise(self, step: int) -> tuple[np.ndarray, ...]:
-        """What the step draws, as `TorchKeypoint.draw`: who is told the landmarks, then noise."""
+        """What the step draws, as `TorchKeypoint.draw`: who keeps the landmarks, then noise."""
         import jax
 
         from fi_jax import rng
@@ -159,9 +159,10 @@ class JaxStep:
         net, rows = self._config.nets, self._config.batch_size
         names = [phase.name for phase in self.method.stages[self._stage]]
         keys = [rng.key(self._config.seed, f'train/{self._stage}/{n}/0', step) for n in names]
-        (key, *_), told = zip(*(jax.random.split(key) for key in keys), strict=True)
+        (key, *_), of_condition = zip(*(jax.random.split(key) for key in keys), strict=True)
         keep = [
-            jax.random.bernoulli(k, 1.0 - self._config.condition_dropout, (rows,)) for k in told
+            jax.random.bernoulli(k, 1.0 - self._config.condition_dropout, (rows,))
+            for k in of_condition
         ]
         paths = [key] if self._stage == 'stage1' else jax.random.split(key)
         sizes = (net.z_dim, 2 * net.v_dim)
@@ -285,7 +286,7 @@ def in_process(function: Callable[..., Any], *args: Any) -> Any:
 
 def _serve_jax(pipe: Any, config: Any, stage: str, batch: Any, devices: int, ynn: bool) -> None:
     system = JaxStep(config, stage, batch, devices, ynn)
-    first = {False: 1, True: 0}  # the lazy phase plays where the counter is a multiple
+    first = {False: 1, True: 0}  # the lazy phase runs where the counter is a multiple
 
     def timed(lazy: bool, steps: int) -> float:
         system.set_step(first[lazy])
@@ -314,14 +315,14 @@ def _serve_torch(
         for net in system.nets.values():
             net.compile()
 
-    def play() -> None:
+    def run() -> None:
         stance = 'force_eager' if compiled and system.count == 0 else 'default'
         with torch.compiler.set_stance(stance):
             system.step(batch)  # its losses are read, and so waited for
 
     def timed(lazy: bool, steps: int) -> float:
         system.count = 0 if lazy else 1
-        return timing.stopwatch(play, steps)()
+        return timing.stopwatch(run, steps)()
 
     def flops() -> tuple[float, float]:
         counts = []

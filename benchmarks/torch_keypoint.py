@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from fi_jax.features import GUIDE_CHANNELS, GUIDE_REGIONS
+from fi_jax.features import CONDITION_CHANNELS, CONDITION_REGIONS
 
 GENERATIVE = ('extractor', 'embedding', 'generator', 'prior')
 CRITICS = ('d_global', 'd_local')
 NETS = GENERATIVE + CRITICS
 
-SEEN = 4 + GUIDE_CHANNELS  # of what a completion is given: masked 3, hole 1, guide
+SEEN = 4 + CONDITION_CHANNELS  # of what a completion is given: masked 3, hole 1, condition
 
 Batch = Mapping[str, Tensor]
 Terms = dict[str, Tensor]
@@ -197,7 +197,7 @@ class MapDecoder(Named):
 
 
 class FaceEmbedding(nn.Module):
-    """Visible pixels, hole and guide (B,SEEN,H,W), z, noise -> Embedding."""
+    """Visible pixels, hole and condition (B,SEEN,H,W), z, noise -> Embedding."""
 
     def __init__(
         self, widths: Sequence[int], decoder: Sequence[int], res: int, v_dim: int, z_dim: int
@@ -252,7 +252,7 @@ class FaceGenerator(Named):
         for dilation in dilations:
             conv(top, top, dilation)
         self.child('FiLM', FiLM(256, top))
-        skips = [*(width + GUIDE_CHANNELS for width in widths[-2::-1]), SEEN]
+        skips = [*(width + CONDITION_CHANNELS for width in widths[-2::-1]), SEEN]
         for below, width, skip in zip(
             widths[::-1], [*widths[-2::-1], full_width], skips, strict=True
         ):
@@ -269,13 +269,13 @@ class FaceGenerator(Named):
             return leaky(next(films)(group_norm(x), w))
 
         x, skips = full, [full]
-        hole, guide = full[:, 3:4], full[:, 4:]
+        hole, condition = full[:, 3:4], full[:, 4:]
         downs = self.kin('DownConv')
         for down in downs:
             x = leaky(next(convs)(leaky(down(x))))
             stride = hole.shape[-1] // x.shape[-1]
             visible = x * F.avg_pool2d(1 - hole, stride)
-            skips.append(torch.cat([visible, F.max_pool2d(guide, stride)], 1))
+            skips.append(torch.cat([visible, F.max_pool2d(condition, stride)], 1))
         seed = dense[2](v_emb).reshape(-1, self.side, self.side, 32).permute(0, 3, 1, 2)
         x = leaky(next(convs)(torch.cat([x, seed], 1)))
         for _ in range(len(self.kin('Conv')) - 2 * len(downs) - 2):
@@ -328,7 +328,7 @@ def build(config: Any) -> dict[str, nn.Module]:
         ),
         'prior': Extractor(net.prior, SEEN, res, net.z_dim),
         'd_global': Critic(net.d_global, 3, res),
-        'd_local': Critic(net.d_local, 4 + GUIDE_CHANNELS, res // 2),
+        'd_local': Critic(net.d_local, 4 + CONDITION_CHANNELS, res // 2),
     }
     layout: dict[str, Any] = {'memory_format': torch.channels_last}
     return {name: module.to(**layout) for name, module in nets.items()}
@@ -398,12 +398,12 @@ def critic_loss(real: Tensor, fake: Tensor) -> Tensor:
     return F.softplus(fake) + F.softplus(-real)
 
 
-def twins(batch: Batch) -> dict[str, Tensor]:
+def doubled(batch: Batch) -> dict[str, Tensor]:
     """Every other example twice, as neighbours."""
     return {name: x[::2].repeat_interleave(2, dim=0) for name, x in batch.items()}
 
 
-def swapped(x: Tensor) -> Tensor:
+def partner(x: Tensor) -> Tensor:
     """Each example in the place of its neighbour."""
     return x.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
 
@@ -420,16 +420,20 @@ def near_landmarks(landmarks: Tensor, side: int) -> Tensor:
     return torch.einsum('bph,bpw->bhw', *bumps(landmarks, side, side / 20)).clamp(max=1.0)[:, None]
 
 
-def tell(batch: Batch, keep: Tensor) -> dict[str, Tensor]:
-    """The batch with `guide`, the points of those told them, and `seen`: masked, hole, guide."""
+def with_condition(batch: Batch, keep: Tensor) -> dict[str, Tensor]:
+    """The batch with `condition`, the maps where keep is 1, and `seen`: masked, hole, condition."""
     side = batch['hole'].shape[2]
     y, x = bumps(batch['landmarks'], side, max(1.0, side / 128))
-    maps = [torch.einsum('bph,bpw->bhw', y[:, r], x[:, r]) for r in GUIDE_REGIONS]
+    maps = [torch.einsum('bph,bpw->bhw', y[:, r], x[:, r]) for r in CONDITION_REGIONS]
     soft = torch.stack(maps, 1).clamp(max=1.0)
-    told = (batch['has_landmarks'] * keep)[:, None, None, None]
-    guide = torch.cat([soft, torch.ones_like(soft[:, :1])], 1) * told
-    seen = torch.cat([batch['masked'], batch['hole'], guide], 1)
-    return {**batch, 'guide': guide, 'seen': seen.contiguous(memory_format=torch.channels_last)}
+    given = (batch['has_landmarks'] * keep)[:, None, None, None]
+    condition = torch.cat([soft, torch.ones_like(soft[:, :1])], 1) * given
+    seen = torch.cat([batch['masked'], batch['hole'], condition], 1)
+    return {
+        **batch,
+        'condition': condition,
+        'seen': seen.contiguous(memory_format=torch.channels_last),
+    }
 
 
 def composite(output: Tensor, batch: Batch) -> Tensor:
@@ -455,9 +459,9 @@ def crop_at_hole(x: Tensor, hole: Tensor, size: int) -> Tensor:
     return torch.stack(windows).contiguous(memory_format=torch.channels_last)
 
 
-def local_view(image: Tensor, hole: Tensor, guide: Tensor) -> Tensor:
-    """What D_local sees: image, hole and guide, cropped around the hole."""
-    return crop_at_hole(torch.cat([image, hole, guide], 1), hole, image.shape[-1] // 2)
+def local_view(image: Tensor, hole: Tensor, condition: Tensor) -> Tensor:
+    """What D_local sees: image, hole and condition, cropped around the hole."""
+    return crop_at_hole(torch.cat([image, hole, condition], 1), hole, image.shape[-1] // 2)
 
 
 class Path(NamedTuple):
@@ -521,9 +525,9 @@ class TorchKeypoint:
                 a.copy_(p.detach())
 
     def draw(self, rows: int) -> tuple[Tensor, ...]:
-        """What a step draws: who is told the landmarks, (phases, rows); noise of each path's z, V.
+        """What a step draws: who keeps the landmarks, (phases, rows); noise of each path's z, V.
 
-        As many phases as paths: stage 1 reconstructs on R; stage 2 plays all on R and S, then R1.
+        As many phases as paths: stage 1 reconstructs on R; stage 2 trains all on R and S, then R1.
         """
         net, count = self._config.nets, 1 if self._stage == 'stage1' else 2
         keep = (torch.rand(count, rows) >= self._config.condition_dropout).float()
@@ -533,18 +537,18 @@ class TorchKeypoint:
     def step(
         self, batch: Mapping[str, np.ndarray], noise: Sequence[Tensor] | None = None
     ) -> dict[str, float]:
-        """One training step on a batch of the pipeline; the lazy penalty plays on its schedule."""
+        """One training step on a batch of the pipeline; the lazy penalty runs on its schedule."""
         b = prepare(batch)
         keep, *noise = noise or self.draw(len(b['image']))
-        told = tell(b, keep[0])
+        conditioned = with_condition(b, keep[0])
         if self._stage == 'stage1':
             logs = self._move(
-                'reconstruct', self.moving, *self._cast(self._reconstruct, told, *noise)
+                'reconstruct', self.moving, *self._cast(self._reconstruct, conditioned, *noise)
             )
         else:
-            logs = self._move('all', self.moving, *self._cast(self._play, told, *noise))
+            logs = self._move('all', self.moving, *self._cast(self._all_phase, conditioned, *noise))
             if self.count % self._config.r1_every == 0:
-                logs |= self._move('r1', CRITICS, *self._cast(self._r1, tell(b, keep[1])))
+                logs |= self._move('r1', CRITICS, *self._cast(self._r1, with_condition(b, keep[1])))
         self._average(len(b['image']))
         self.count += 1
         return logs
@@ -598,11 +602,11 @@ class TorchKeypoint:
         ramp = min(max((self.count + 1) / warmup, 0.0), 1.0) if warmup > 0 else 1.0
         return self._reconstruct_terms(posterior, prior, path, b, ramp)
 
-    def _play(
+    def _all_phase(
         self, b: Batch, unit_r: Tensor, noise_r: Tensor, unit_s: Tensor, noise_s: Tensor
     ) -> tuple[Tensor, Terms]:
         posterior, prior = self._posterior(b), self.nets['prior'](b['seen'])
-        t = twins(b)
+        t = doubled(b)
         mean, logvar = (x.detach()[::2].repeat_interleave(2, dim=0) for x in prior)
         z = torch.cat([reparameterise(*posterior, unit_r), reparameterise(mean, logvar, unit_s)])
         seen = torch.cat([b['seen'], t['seen']])
@@ -660,7 +664,7 @@ class TorchKeypoint:
     def _view(self, name: str, image: Tensor, b: Batch) -> Tensor:
         if name == 'd_global':
             return image
-        return local_view(image, b['hole'], b['guide'])
+        return local_view(image, b['hole'], b['condition'])
 
     def _scores(self, image: Tensor, b: Batch, frozen: bool) -> Terms:
         def call(name: str) -> Any:
@@ -679,7 +683,7 @@ class TorchKeypoint:
         weight = (b['hole'].mean(dim=(1, 2, 3)) / 0.25).clamp(max=1.0)
         total = weight.sum().clamp(min=1e-6)
         own = ((mean - path.z).abs().mean(-1) * weight).sum() / total
-        other = ((mean - swapped(path.z)).abs().mean(-1) * weight).sum() / total
+        other = ((mean - partner(path.z)).abs().mean(-1) * weight).sum() / total
         return {'latent': own, 'latent_shuffled': other}
 
     def _diversity_terms(self, s: Path, hole: Tensor) -> Terms:
@@ -711,9 +715,9 @@ class TorchKeypoint:
         margins = {f'{name}_margin': (on_real[name] - on_fake[name]).mean() for name in CRITICS}
         total = torch.stack(list(terms.values())).sum()
         if (weight := self._config.loss.mismatch) > 0:
-            guide = swapped(b['guide'])
-            both = (b['guide'] * guide)[:, -1, 0, 0]
-            on_other = self.nets['d_local'](local_view(b['image'], b['hole'], guide))
+            condition = partner(b['condition'])
+            both = (b['condition'] * condition)[:, -1, 0, 0]
+            on_other = self.nets['d_local'](local_view(b['image'], b['hole'], condition))
             each = critic_loss(on_real['d_local'], on_other)
             mismatch = (each * both).sum() / both.sum().clamp(min=1.0)
             terms['d_local_mismatch'] = mismatch

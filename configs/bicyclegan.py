@@ -1,4 +1,4 @@
-"""BicycleGAN (Zhu et al., 2017), a row of the source's table: diverse, and led by no landmarks.
+"""BicycleGAN (Zhu et al., 2017), a row of the source's table: diverse, and without landmarks.
 
 python -m fi_jax.main --config=configs/bicyclegan.py:res=64 --config.data.source=zip \
     --config.data.path=FACES.zip --workdir=runs/bicycle

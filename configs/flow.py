@@ -1,4 +1,4 @@
-"""Flow matching led by keypoints: the system to use.
+"""Flow matching conditioned on keypoints: the system to use.
 
 python -m fi_jax.main --config=configs/flow.py:size=small,res=64 --config.data.source=zip \
     --config.data.path=FACES.zip --config.data.landmarks=POINTS.npz --workdir=runs/flow
@@ -23,7 +23,7 @@ SETTINGS = {
     'optim.warmup_steps': 200,
     'optim.decay_share': 0.3,
     'optim.ema_halflife_images': 10_000.0,
-    'data.augment.bend': 0.25,
+    'data.augment.expression_warp': 0.25,
     'checkpoint.best': 'psnr_hole/best',
 }
 TINY = {'optim.name': 'adamw'}

@@ -21,15 +21,15 @@ SETTINGS = {
     'optim.clip': 10.0,
     'optim.decay_share': 0.6,
     'optim.ema_halflife_images': 10_000.0,
-    # With the bent fifth below, nearly three of five faces are whole.
+    # With the warped fifth below, nearly three of five faces have no hole.
     'data.holes.none': 0.87,
     'data.augment.rotate': 20.0,
     'data.augment.scale': 0.3,
     'data.augment.shift': 0.12,
-    'data.augment.still': 0.5,
-    'data.augment.bend': 0.2,
-    # A bent face is to be read, not guessed: faces are not bent to what is likely.
-    'data.bent_holes': ConfigDict({'none': 1.0}),
+    'data.augment.unmoved': 0.5,
+    'data.augment.expression_warp': 0.2,
+    # Points of a warped face are to be seen, not guessed: warps do not follow what is likely.
+    'data.warped_holes': ConfigDict({'none': 1.0}),
     'data.augment.colour': 0.3,
     'data.augment.blur': 1.2,
     'data.augment.noise': 12.0,

@@ -17,7 +17,7 @@ SETTINGS = {
     'optim.lr': 5e-4,
     'optim.b1': 0.9,
     'loss.kl_z': 1.5e-3,
-    'data.augment.bend': 0.35,
+    'data.augment.expression_warp': 0.35,
 }
 
 

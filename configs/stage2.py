@@ -10,11 +10,11 @@ from ml_collections import ConfigDict
 
 from fi_jax.config import make
 
-# The critics start later than what they judge.
+# The critics start later than the generators.
 SETTINGS = {
     'steps.stage2': 2_000,
     'optim.lr_scale': ConfigDict({'d_global': 2.0, 'd_local': 2.0}),
-    'data.augment.bend': 0.35,
+    'data.augment.expression_warp': 0.35,
 }
 
 

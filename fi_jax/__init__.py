@@ -1,4 +1,4 @@
-"""fi_jax: diverse face inpainting led by facial keypoints, in JAX and Flax."""
+"""fi_jax: diverse face inpainting conditioned on facial keypoints, in JAX and Flax."""
 
 from typing import Any
 

@@ -19,11 +19,15 @@ from fi_jax.methods import Changes, settings_of
 _INSIDE = Path(__file__).parent / 'configs'  # of an installed package
 FOLDER = _INSIDE if _INSIDE.is_dir() else Path(__file__).parents[1] / 'configs'
 
-RENAMED = {  # fields of earlier versions
+RENAMED = {  # fields and sections of earlier versions
     'guide_dropout': 'condition_dropout',
     'eval.reader': 'eval.landmark_detector',
     'eval.fills': 'eval.baselines',
+    'data.augment.bend': 'data.augment.expression_warp',
+    'data.augment.still': 'data.augment.unmoved',
+    'data.bent_holes': 'data.warped_holes',
 }
+RENAMED_ABLATIONS = {'no_guide': 'no_condition'}
 GENERAL: dict[str, Changes] = {  # ablations of any method
     'no_ema': {'optim.ema_halflife_images': 0.0},
     'bf16': {'dtype': 'bfloat16'},
@@ -38,23 +42,23 @@ def base(method: str, res: int) -> ConfigDict:
     c.res = res
     c.dtype = 'float32'  # 'bfloat16': convolutions in bfloat16, parameters and losses in float32
     c.batch_size = 16  # global: over all hosts and devices
-    c.accumulate = 1  # parts of a batch played in turn, where it does not fit at once
-    c.remat = False  # draw each network's activations again for its gradient: less memory
+    c.accumulate = 1  # microbatches of a batch, one after another, where it does not fit at once
+    c.remat = False  # compute each network's activations again for its gradient: less memory
     c.warm_start = ''  # a run folder; its newest checkpoint gives weights and averages
     c.compile_cache = '~/.cache/fi_jax/xla'
 
-    # Steps of each stage, played in the method's order; 0 leaves a stage out.
+    # Steps of each stage, in the method's order; 0 leaves a stage out.
     c.steps = ConfigDict()
     # Wall time to train for, in place of the steps, whose ratio then shares it out; 0: by steps.
     c.minutes = 0.0
-    c.condition_dropout = 0.4  # share of training examples that are not told their landmarks
-    # Whose landmarks lead a completion: none; 'user', those of data.landmarks; 'predictor', the
-    # points that a run of configs/landmarks.py finds; 'predictor_sample', a shape that it draws for
-    # each sample.
+    c.condition_dropout = 0.4  # share of training examples without their landmarks
+    # The landmarks that condition a completion: none; 'user', those of data.landmarks; 'predictor',
+    # the points that a run of configs/landmarks.py finds; 'predictor_sample', a shape that it draws
+    # for each sample.
     c.landmark_source = 'none'
     c.predictor = ''  # that run's folder
-    # How hard landmarks lead at sampling. 1: as the nets draw with them; above, further away from
-    # what they draw without, for twice the time.
+    # Scale of classifier-free guidance by the landmarks at sampling. 1: none; above, further away
+    # from the unconditional completion, for twice the time.
     c.guidance = 1.0
 
     c.optim = ConfigDict(
@@ -99,7 +103,7 @@ def base(method: str, res: int) -> ConfigDict:
             seed=0,  # procedural: which faces
             flip=True,
             hull='face68',  # face_mask; 'extended' adds the forehead
-            max_bad_share=0.001,  # undecodable images tolerated, each replaced by its neighbour
+            max_bad_share=0.001,  # undecodable images allowed, each replaced by its neighbour
             num_threads=2,  # that read, where no processes do
             # Processes that do; -1: by the cores where an accelerator trains, none on a CPU.
             num_workers=-1,
@@ -108,15 +112,15 @@ def base(method: str, res: int) -> ConfigDict:
                 rotate=0.0,
                 scale=0.0,
                 shift=0.0,
-                still=0.0,
-                bend=0.0,
+                unmoved=0.0,
+                expression_warp=0.0,
                 colour=0.0,
                 blur=0.0,
                 noise=0.0,
                 occlusion=0.0,
             ),
-            # Over faces that were bent: what hides them, so that the told points alone know of it.
-            bent_holes=dict(centre=1.0, eyes=1.0, mouth=1.0, lower_half=1.0, whole_face=1.0),
+            # Over warped faces: they hide the new expression, which then only the landmarks tell.
+            warped_holes=dict(centre=1.0, eyes=1.0, mouth=1.0, lower_half=1.0, whole_face=1.0),
             holes=dict(
                 centre=0.30,
                 rectangle=0.20,
@@ -137,8 +141,8 @@ def base(method: str, res: int) -> ConfigDict:
     c.mesh = ConfigDict(
         dict(
             cpu_devices=0,  # 0: one for two cores
-            fsdp=1,  # devices over which the state is cut; 1: none, 0: all
-            fsdp_min_size=2**14,  # numbers; smaller arrays are copied
+            fsdp=1,  # devices over which the state is sharded; 1: none, 0: all
+            fsdp_min_size=2**14,  # numbers; smaller arrays are replicated
             timeout=300,  # seconds a host may lag behind, or be silent, before the others end
         )
     )
@@ -164,7 +168,7 @@ def base(method: str, res: int) -> ConfigDict:
             batch_size=16,
             baselines=True,  # rows for mean face, Telea, Navier-Stokes and others, same holes
             metrics='all',  # or names, with commas between; those without weights are skipped
-            landmark_detector='',  # a run of configs/landmarks.py, to judge completions by
+            landmark_detector='',  # a run of configs/landmarks.py that finds points on completions
             memorisation=2_000,  # training faces that completions are compared with; 0: none
             bootstrap=2_000,  # resamples behind each interval
             gallery=4,  # best, median, worst and first faces shown in the report, of each
@@ -290,6 +294,8 @@ def make(
 
 def ablate(config: ConfigDict, name: str, known: Mapping[str, Changes]) -> None:
     """Apply one ablation; raises ValueError where it is unknown or changes nothing."""
+    if name in RENAMED_ABLATIONS:
+        raise ValueError(f'ablation {name!r} is {RENAMED_ABLATIONS[name]!r} now')
     if name not in known:
         raise ValueError(
             f'ablation {name!r} is unknown to {config.method}; there are {sorted(known)}'
@@ -302,7 +308,7 @@ def ablate(config: ConfigDict, name: str, known: Mapping[str, Changes]) -> None:
 
 def renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Plain settings, of whatever version, under today's names."""
-    out = {k: dict(v) if isinstance(v, Mapping) else v for k, v in settings.items()}
+    out = copy.deepcopy(dict(settings))
     for old, new in RENAMED.items():
         *heads, last = old.split('.')
         node: Any = out
@@ -313,6 +319,14 @@ def renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
     if out.get('landmark_source') == 'fen':
         out['landmark_source'] = 'none'
     return out
+
+
+def renamed_path(path: str) -> str:
+    """A dotted path, of whatever version, under today's name; others stay as they are."""
+    for old, new in RENAMED.items():
+        if f'{path}.'.startswith(f'{old}.'):
+            return new + path[len(old) :]
+    return path
 
 
 def find(name: str) -> Path:

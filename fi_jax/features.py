@@ -18,8 +18,12 @@ Batch = Mapping[str, Any]  # of arrays
 
 # The lips twice, for an open mouth is the distance between their lines.
 _MOUTH = REGIONS['mouth']
-GUIDE_REGIONS = (*(r for name, r in REGIONS.items() if name != 'mouth'), _MOUTH[:12], _MOUTH[12:])
-GUIDE_CHANNELS = len(GUIDE_REGIONS) + 1
+CONDITION_REGIONS = (
+    *(r for name, r in REGIONS.items() if name != 'mouth'),
+    _MOUTH[:12],
+    _MOUTH[12:],
+)
+CONDITION_CHANNELS = len(CONDITION_REGIONS) + 1
 
 
 def to_float(image: jax.Array) -> jax.Array:
@@ -149,16 +153,16 @@ def _bumps(points: jax.Array, size: tuple[int, int], radius: float) -> tuple[jax
     return along(points[..., 1], size[0]), along(points[..., 0], size[1])
 
 
-def guide(landmarks: jax.Array, given: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """The points that lead a completion, a soft map for each region and a flag.
+def condition_maps(landmarks: jax.Array, given: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """The landmark condition of a completion: a soft map for each region, and a flag.
 
-    landmarks (B,68,2) pixels; all is 0 where given (B,) is 0 -> (B,H,W,GUIDE_CHANNELS) in [0,1].
+    landmarks (B,68,2) pixels, given (B,) -> (B,H,W,CONDITION_CHANNELS) in [0,1], 0 where given is.
     A point is a bump about a pixel wide at 64 pixels, so that its place between pixels shows; apart
     in a channel each, regions do not run together.
     """
     points = jnp.where(given[:, None, None] > 0, landmarks, 0.0)
     y, x = _bumps(points, size, max(1.0, size[0] / 128))
-    maps = [jnp.einsum('bhp,bwp->bhw', y[..., r], x[..., r]) for r in GUIDE_REGIONS]
+    maps = [jnp.einsum('bhp,bwp->bhw', y[..., r], x[..., r]) for r in CONDITION_REGIONS]
     soft = jnp.minimum(jnp.stack(maps, axis=-1), 1.0)
     both = jnp.concatenate([soft, jnp.ones_like(soft[..., :1])], axis=-1)
     return both * given[:, None, None, None]

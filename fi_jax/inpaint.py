@@ -83,8 +83,8 @@ class Crop:
 class Part:
     """One face of a photo, and what was drawn for the missing pixels that are its own.
 
-    hole (H,W) bool; landmarks (N,68,2) float32, the points that led each sample, in photo pixels;
-    completed (N,res,res,3) uint8, what the network drew in its square.
+    hole (H,W) bool; landmarks (N,68,2) float32, the points each sample is conditioned on, in photo
+    pixels; completed (N,res,res,3) uint8, what the network drew in its square.
     """
 
     face: Face
@@ -218,15 +218,15 @@ class Restorer:
                 photo itself shows what is missing.
             num_samples: 1 to 64.
             seed: 0 to 2**32 - 1.
-            landmarks: (68,2) photo pixels that lead all samples of one face; None: predicted. With
-                a `face` of `find` as well, the crop stays that face's.
+            landmarks: (68,2) photo pixels, the condition of all samples of one face; None:
+                predicted. With a `face` of `find` as well, the crop stays that face's.
             face: one of `find`, or its box (left, top, right, bottom) in photo pixels, from brow to
                 chin and ear to ear; None: the faces that the hole is of, each in turn.
             structure: how far the landmarks differ between samples; 0 all alike, 1 as drawn.
             appearance: how far all else differs; 0 all alike, 1 as drawn.
             keep: the sample of this seed that the others stay near to where structure or appearance
                 is below 1; None: the most likely landmarks, and the appearance of sample 0.
-            guidance: how hard the landmarks pull; None: as the network's config says.
+            guidance: scale of classifier-free guidance; None: as the network's config says.
             steps: evaluations of the network a sample; None: as its config says.
             on_progress: called with (samples done, num_samples) before the first and after each
                 few; what it raises ends the call.
@@ -259,8 +259,8 @@ class Restorer:
             if landmarks is None:
                 points = self._shapes(pixels, covered, seed, number, num_samples, keep, structure)
             else:
-                told = lm.validate(landmarks).astype(np.float32)
-                points = np.stack([alignment.apply(crop.to_crop, told)] * num_samples)
+                given = lm.validate(landmarks).astype(np.float32)
+                points = np.stack([alignment.apply(crop.to_crop, given)] * num_samples)
             completed = []
             for first in range(0, num_samples, CHUNK):
                 if on_progress:
@@ -277,8 +277,8 @@ class Restorer:
                 stream = np.uint32(seed), np.uint32(number), np.int32(keep or 0)
                 drawn = draw(self._weights.nets, batch, *stream, *which)
                 completed.append(np.asarray(drawn)[: len(points[rows])])
-            led = np.stack([alignment.apply(crop.to_photo, p) for p in points])
-            parts.append(Part(faces[one], crop, owner == one, led, np.concatenate(completed)))
+            back = np.stack([alignment.apply(crop.to_photo, p) for p in points])
+            parts.append(Part(faces[one], crop, owner == one, back, np.concatenate(completed)))
         if on_progress:
             on_progress(len(order) * num_samples, len(order) * num_samples)
         notes = _notes(missing, parts)
@@ -339,7 +339,7 @@ class Restorer:
         keep: int | None,
         structure: float,
     ) -> np.ndarray:
-        """Landmarks (N,68,2) of the crop that lead each sample."""
+        """Landmarks (N,68,2) of the crop, the condition of each sample."""
         nets = self._predictor.nets
         numbers = np.arange(num_samples, dtype=np.int32)
         numbers = numbers if keep is None else np.append(numbers, np.int32(keep))

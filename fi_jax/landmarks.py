@@ -183,7 +183,7 @@ _LIDS = ((37, 41), (38, 40), (43, 47), (44, 46))
 
 
 def edit(landmarks: np.ndarray, name: str, strength: float = 1.0) -> np.ndarray:
-    """The face with some points moved, for a person or a test to lead a completion by.
+    """The face with some points moved, for a person or a test to condition a completion on.
 
     landmarks (68,2) x,y pixels -> (68,2); name is one of EDITS; strength 1 is a clear but natural
     change, 0 none, negative the opposite. Moves follow the tilt of the eyes. ValueError on bad

@@ -149,7 +149,7 @@ def chosen_by_arguments(config: ConfigDict, own: Mapping[str, Any]) -> dict[str,
     may have changed the rest since.
     """
     from fi_jax.config import find
-    from fi_jax.run.settings import flat, is_asked, settings_of
+    from fi_jax.run.settings import flat, may_differ, settings_of
 
     given = next((a for a in sys.argv if a.startswith('--config=')), '')
     path, _, text = given.removeprefix('--config=').partition(':')
@@ -165,7 +165,7 @@ def chosen_by_arguments(config: ConfigDict, own: Mapping[str, Any]) -> dict[str,
             continue
         rest = ','.join(w for w in words if w != word)
         whole, without = (flat(settings_of(get_config(x))) for x in (text, rest))
-        made = {k: v for k, v in whole.items() if without.get(k) != v and not is_asked(k)}
+        made = {k: v for k, v in whole.items() if without.get(k) != v and not may_differ(k)}
         agreed = sum(there.get(k, v) == v for k, v in made.items())
         chosen |= made if 2 * agreed < len(made) else {}
     return chosen
@@ -193,12 +193,12 @@ def log_to(path: Path) -> None:
 
 def parse_flags(argv: list[str]) -> list[str]:
     """Flags as absl reads them; ends with 1 and one line, not a traceback, on a wrong one."""
-    from fi_jax.config import RENAMED, find
+    from fi_jax.config import find, renamed_path
 
     for arg in argv:
         path = arg.removeprefix('--config.').partition('=')[0]
-        if arg.startswith('--config.') and path in RENAMED:
-            print(f'error: --config.{path} is --config.{RENAMED[path]} now', file=sys.stderr)
+        if arg.startswith('--config.') and (now := renamed_path(path)) != path:
+            print(f'error: --config.{path} is --config.{now} now', file=sys.stderr)
             sys.exit(1)
         if arg.startswith('--config='):
             name, colon, given = arg.removeprefix('--config=').partition(':')

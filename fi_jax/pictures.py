@@ -1,4 +1,4 @@
-"""Sheets of faces for a person to judge: input, hole, predicted maps, samples, truth."""
+"""Sheets of faces for a person to look at: input, hole, predicted maps, samples, truth."""
 
 from __future__ import annotations
 
@@ -59,21 +59,23 @@ def sheet(
     """One row a face: with hole, maps of its first sample, all samples, truth; with a headline.
 
     batch: image and hole, uint8 (B,H,W,C). outputs: composite (B,N,H,W,3) uint8, and where the
-    method has them landmark_map, face_mask, face_part (B,N,H,W,C), and told (B,N,68,2), the
-    landmarks that led each sample: drawn before it, once where they lead all. tile: side of a
-    face, pixels.
+    method has them landmark_map, face_mask, face_part (B,N,H,W,C), and
+    condition_landmarks (B,N,68,2): drawn before each sample, once where they are those of all.
+    tile: side of a face, pixels.
     """
     damaged = with_hole(batch['image'], batch['hole'])
     columns: list[tuple[str, np.ndarray]] = [('input', damaged)]
     titles = {'landmark_map': 'landmarks', 'face_mask': 'face mask', 'face_part': 'face part'}
     columns += [(titles[name], outputs[name][:, 0]) for name in titles if name in outputs]
     samples = outputs['composite']
-    told = outputs.get('told')
-    many = told is not None and bool(np.nanmax(np.abs(told - told[:, :1]), initial=0) > 0)
+    points = outputs.get('condition_landmarks')
+    many = points is not None and bool(np.nanmax(np.abs(points - points[:, :1]), initial=0) > 0)
     for k in range(samples.shape[1]):
-        if told is not None and (many or k == 0):
-            faces = [with_face(*pair, RED, tile) for pair in zip(damaged, told[:, k], strict=True)]
-            columns.append((f'told {k}' if many else 'told', np.stack(faces)))
+        if points is not None and (many or k == 0):
+            faces = [
+                with_face(*pair, RED, tile) for pair in zip(damaged, points[:, k], strict=True)
+            ]
+            columns.append((f'landmarks {k}' if many else 'landmarks', np.stack(faces)))
         columns.append((f'sample {k}', samples[:, k]))
     columns.append(('truth', batch['image']))
     return grid([title for title, _ in columns], [_as_uint8(x) for _, x in columns], tile)

@@ -14,7 +14,7 @@ from fi_jax import sharding
 from fi_jax.evaluation.points import predictions
 from fi_jax.input_pipeline import holes
 from fi_jax.input_pipeline.loader import EvalExamples, unsquare
-from fi_jax.run.files import whole
+from fi_jax.run.files import atomic_write
 from fi_jax.run.folder import load_run, open_split, results_of, stop_if_some_failed
 from fi_jax.run.writers import save_png
 
@@ -61,7 +61,7 @@ def predict_run(config: Any, workdir: str | Path, out: str | Path = '') -> Path:
             for name, value in answer.items():
                 found.setdefault(name, []).append(value)
     if jax.process_index() == 0:
-        with whole(out) as part, open(part, 'wb') as file:
+        with atomic_write(out) as part, open(part, 'wb') as file:
             np.savez_compressed(file, **{name: np.stack(x) for name, x in found.items()})  # type: ignore[arg-type]
     logging.info('wrote the landmarks of %d faces to %s', len(found['name']), out)
     stop_if_some_failed(examples, out)

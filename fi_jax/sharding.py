@@ -49,9 +49,9 @@ def _largest_divisor(number: int, limit: int) -> int:
 
 
 def make_mesh(fsdp: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
-    """All devices of all hosts on two axes, 'data' and 'fsdp'; a batch is cut over both.
+    """All devices of all hosts on two axes, 'data' and 'fsdp'; a batch is sharded over both.
 
-    fsdp: devices over which the state is cut; 1 keeps a whole copy on each, 0 cuts over all, the
+    fsdp: devices over which the state is sharded; 1 replicates it, 0 shards it over all, the
     number of a host's devices cuts within a host and copies between hosts. Slices of TPUs joined by
     a data-centre network are joined on 'data'. Raises ValueError where fsdp does not divide.
     """
@@ -99,15 +99,15 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def by_example(mesh: Mesh) -> NamedSharding:
-    """The leading axis cut over the devices."""
+    """The leading axis sharded over the devices."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
 def place_state(tree: PyTree, mesh: Mesh, min_size: int) -> PyTree:
     """A sharding for each array of a state (or its shapes).
 
-    An array of at least min_size numbers is cut over 'fsdp' along its largest dimension that
-    divides; the last of equals, for the output channels are whole tiles. The rest is copied.
+    An array of at least min_size numbers is sharded over 'fsdp' along its largest dimension that
+    divides; the last of equals, for the output channels are whole tiles. The rest is replicated.
     """
     width = mesh.shape['fsdp']
 
@@ -123,7 +123,7 @@ def place_state(tree: PyTree, mesh: Mesh, min_size: int) -> PyTree:
 
 
 def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This host's part of a batch -> global arrays, cut by example.
+    """This host's part of a batch -> global arrays, sharded by example.
 
     Raises ValueError where the global batch does not divide by the number of devices.
     """
@@ -142,13 +142,13 @@ class Row(NamedTuple):
 
     name: str
     arrays: int
-    cut: int
+    sharded: int
     bytes_whole: int
     bytes_device: int
 
 
 def table(nets: Mapping[str, PyTree], placement: Mapping[str, PyTree]) -> list[Row]:
-    """For each network, weights, statistics, moments and averages together: what is cut."""
+    """For each network, weights, statistics, moments and averages together: what is sharded."""
     rows = []
     for name, net in nets.items():
         leaves, places = jax.tree.leaves(net), jax.tree.leaves(placement[name])
@@ -157,18 +157,18 @@ def table(nets: Mapping[str, PyTree], placement: Mapping[str, PyTree]) -> list[R
             math.prod(place.shard_shape(x.shape)) * x.dtype.itemsize
             for x, place in zip(leaves, places, strict=True)
         ]
-        cut = sum(a != b for a, b in zip(whole, part, strict=True))
-        rows.append(Row(name, len(leaves), cut, sum(whole), sum(part)))
+        sharded = sum(a != b for a, b in zip(whole, part, strict=True))
+        rows.append(Row(name, len(leaves), sharded, sum(whole), sum(part)))
     return rows
 
 
 def as_text(rows: Sequence[Row], mesh: Mesh) -> str:
     """The sharding table as lines for a log."""
     total = Row('all', *(sum(column) for column in list(zip(*rows, strict=True))[1:]))
-    lines = [f'mesh {dict(mesh.shape)}: a batch is cut over both axes, the state over fsdp']
-    lines.append(f'{"network":<12}{"arrays":>8}{"cut":>6}{"MB":>10}{"MB a device":>14}')
+    lines = [f'mesh {dict(mesh.shape)}: a batch is sharded over both axes, the state over fsdp']
+    lines.append(f'{"network":<12}{"arrays":>8}{"sharded":>9}{"MB":>10}{"MB a device":>14}')
     lines += [
-        f'{r.name:<12}{r.arrays:>8}{r.cut:>6}{r.bytes_whole / 1e6:>10.2f}'
+        f'{r.name:<12}{r.arrays:>8}{r.sharded:>9}{r.bytes_whole / 1e6:>10.2f}'
         f'{r.bytes_device / 1e6:>14.2f}'
         for r in [*rows, total]
     ]

@@ -18,7 +18,7 @@ from fi_jax.state import NetState, TrainState, bind, bind_ema
 
 Metrics = dict[str, jax.Array]
 VARY = ('both', 'structure', 'appearance')
-OF_EACH = ('composite', 'finite', 'told')  # what is returned of every sample
+OF_EACH = ('composite', 'finite', 'condition_landmarks')  # what is returned of every sample
 OF_FIRST = ('landmark_map', 'face_mask', 'face_part')  # of the first alone
 
 
@@ -34,16 +34,17 @@ def make_train_step(
 
     A phase whose loss, gradient or update is not finite moves nothing, and is counted in
     `skipped/<phase>` and in state.skips. first_step is the state's step at which the stage begins.
-    On a mesh with an 'fsdp' axis, weights are gathered before a phase and its gradients cut after.
-    config.accumulate plays a phase on parts of the batch in turn; config.remat draws each network's
-    activations again on the way back. Raises ValueError where the parts do not divide the batch.
+    On a mesh with an 'fsdp' axis, weights are gathered before a phase and its gradients scattered
+    after. config.accumulate runs a phase on microbatches in turn; config.remat computes each
+    network's activations again on the way back. Raises ValueError where they do not divide the
+    batch.
     """
     phases = method.stages[stage]
     num_steps, parts = config.steps[stage], config.accumulate
     if config.batch_size % (parts * (mesh.size if mesh else 1)):
         raise ValueError(
             f'config.batch_size={config.batch_size} does not divide into config.accumulate={parts} '
-            f'parts on each of {mesh.size if mesh else 1} devices'
+            f'microbatches on each of {mesh.size if mesh else 1} devices'
         )
 
     def replicate(tree: Any) -> Any:
@@ -172,16 +173,16 @@ def make_train_step(
     return train_step
 
 
-def microbatches(batch: features.Batch, parts: int, group: int = 1) -> dict[str, jax.Array]:
-    """(B,...) arrays -> (parts,B/parts,...), each part from every device's own rows.
+def microbatches(batch: features.Batch, count: int, group: int = 1) -> dict[str, jax.Array]:
+    """(B,...) arrays -> (count,B/count,...), each from every device's own rows.
 
-    Neighbours stay together in groups of that size, where the parts are large enough.
+    Neighbours stay together in groups of that size, where the microbatches are large enough.
     """
 
     def split(x: jax.Array) -> jax.Array:
-        size = group if len(x) % (group * parts) == 0 else 1
-        grouped = x.reshape(-1, parts, size, *x.shape[1:])
-        return jnp.moveaxis(grouped, 1, 0).reshape(parts, -1, *x.shape[1:])
+        size = group if len(x) % (group * count) == 0 else 1
+        grouped = x.reshape(-1, count, size, *x.shape[1:])
+        return jnp.moveaxis(grouped, 1, 0).reshape(count, -1, *x.shape[1:])
 
     return {name: split(x) for name, x in batch.items()}
 
@@ -208,9 +209,9 @@ def draw_samples(
     # Samples are neighbours on the batch axis, so that no image leaves its device.
     many: features.Batch = {name: jnp.repeat(x, num_samples, axis=0) for name, x in batch.items()}
     drawn = _sample_keys(batch['index'], seed, num_samples, first)
-    still = _sample_keys(batch['index'], seed, 1, 0)
+    fixed = _sample_keys(batch['index'], seed, 1, 0)
     keys, of_structure = (
-        jnp.broadcast_to(still if vary == other else drawn, drawn.shape).reshape(-1)
+        jnp.broadcast_to(fixed if vary == other else drawn, drawn.shape).reshape(-1)
         for other in ('structure', 'appearance')
     )
     if method.condition is not None:

@@ -1,4 +1,4 @@
-"""train_and_evaluate(config, workdir): the whole of a training run, readable in one sitting."""
+"""train_and_evaluate(config, workdir): a training run from start to end."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from jax.sharding import Mesh
 
 from fi_jax import sharding, steps
 from fi_jax.augmentation import make_augment
-from fi_jax.evaluation.scoring import tolerate
+from fi_jax.evaluation.scoring import record_failure
 from fi_jax.evaluation.tasks import task_of
-from fi_jax.input_pipeline.loader import EvalExamples, Tolerant, eval_batches, train_iterator
+from fi_jax.input_pipeline.loader import EvalExamples, SkipBadImages, eval_batches, train_iterator
 from fi_jax.input_pipeline.records import Source
 from fi_jax.input_pipeline.sources import NoSplit, make_source
 from fi_jax.methods import Method, make_method
@@ -39,7 +39,7 @@ from fi_jax.state import TrainState, init_state
 def train_and_evaluate(config: Any, workdir: str | Path) -> TrainState:
     """Train the stages of a config in a run folder, evaluate at the end, return the last state.
 
-    Begins from, in this order: the newest whole checkpoint of the run folder itself, what
+    Begins from, in this order: the newest undamaged checkpoint of the run folder itself, what
     config.warm_start names, fresh weights. By config.minutes, stages last their shares of that
     time, and the weights are exported at the end. Raises ValueError, FileNotFoundError or OSError
     on bad input, NonFinite when training diverged, Preempted when SIGTERM asked it to save and end.
@@ -74,7 +74,7 @@ def _train(
     profile = Profile(config.profile_steps, workdir)
 
     faces = make_source(config.data, 'train')
-    source = Tolerant(faces, config.data.max_bad_share)
+    source = SkipBadImages(faces, config.data.max_bad_share)
     try:
         held_back = make_source(config.data, 'val')
     except NoSplit as error:
@@ -141,7 +141,7 @@ def _train(
             means: dict[str, float] = {}
             due = step % config.checkpoint.every == 0 or ended
             if step and due:
-                with clock('eval'), tolerate(trouble, f'validation at step {step}'):
+                with clock('eval'), record_failure(trouble, f'validation at step {step}'):
                     means = validate(state.nets)
                 values = {f'val/{name}': mean for name, mean in means.items()}
                 writer.scalars(step, values | {'val/failures': float(len(trouble))})
@@ -206,7 +206,7 @@ def _train(
         if source.bad:
             logging.warning('%d bad images were replaced by their neighbours', len(source.bad))
         if config.eval.at_end:
-            with clock('eval'), tolerate(trouble, 'the evaluation at the end'):
+            with clock('eval'), record_failure(trouble, 'the evaluation at the end'):
                 found = task.evaluate_split(method, state.nets, config, workdir, mesh, clock.last)
                 logging.info('evaluation of %s\n%s', workdir, task.as_text(found))
         if trouble:
@@ -221,7 +221,7 @@ def stop_if_diverged(state: TrainState, max_skips: int, trouble: str) -> None:
         raise NonFinite(
             f'{int(state.skips)} steps in a row were not finite (config.max_skips={max_skips}); '
             f'the last: {trouble}. Lower config.optim.lr, or look at the data. The last '
-            'checkpoint is whole.'
+            'checkpoint is undamaged.'
         )
 
 

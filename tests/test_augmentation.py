@@ -24,13 +24,13 @@ ROWS = 8
 @pytest.fixture(scope='module')
 def config():
     config = stage1.get_config('tiny')
-    config.batch_size, config.data.augment.bend = ROWS, 0.4
+    config.batch_size, config.data.augment.expression_warp = ROWS, 0.4
     return config
 
 
 @pytest.fixture(scope='module')
 def batches(config):
-    source = reading.Tolerant(ProceduralFaces(20, size=32), 0.0)
+    source = reading.SkipBadImages(ProceduralFaces(20, size=32), 0.0)
     steps = reading.Steps(source, config)
     return [steps[k] for k in range(6)]
 
@@ -68,7 +68,7 @@ def test_a_batch_has_the_shapes_and_types_that_the_state_is_made_for(config, bat
 def test_devices_and_the_order_of_a_batch_change_nothing(config, batches, devices):
     whole = augmented(config, batches[0])
     parted = augmented(config, batches[0], devices)
-    # A bent face's pixels: a compiler may round a sum of another loop otherwise.
+    # A warped face's pixels: a compiler may round a sum of another loop otherwise.
     image = parted.pop('image').astype(int) - whole['image']
     assert np.abs(image).max() <= 1 and np.mean(image != 0) < 1e-3
     same(parted, {n: x for n, x in whole.items() if n != 'image'})
@@ -90,8 +90,10 @@ def test_each_epoch_and_each_seed_draw_anew(config, batches):
 def test_all_at_once_as_one_by_one(config, batches):
     """As an accelerator draws them: the same choices; sums may be rounded otherwise."""
     config = config.copy_and_resolve_references()
-    config.data.augment.update(bend=0.4, rotate=20.0, colour=0.3, blur=1.0, occlusion=0.4)
-    batch = reading.Steps(reading.Tolerant(ProceduralFaces(20, size=32), 0.0), config)[0]
+    config.data.augment.update(
+        expression_warp=0.4, rotate=20.0, colour=0.3, blur=1.0, occlusion=0.4
+    )
+    batch = reading.Steps(reading.SkipBadImages(ProceduralFaces(20, size=32), 0.0), config)[0]
     bank = holes.bank(holes.BANKED, 32, 0)
     example = augmentation.make_example(config)
     together = jax.jit(jax.vmap(example, (None, 0)))(bank, batch)
@@ -109,7 +111,7 @@ def test_all_at_once_as_one_by_one(config, batches):
 
 def test_flips_mirror_the_image_and_renumber_the_points(config, batches):
     config = config.copy_and_resolve_references()
-    config.data.augment.bend = 0.0
+    config.data.augment.expression_warp = 0.0
     flipped = 0
     for batch in batches[:3]:
         seen = augmented(config, batch)
@@ -128,7 +130,17 @@ def test_flips_mirror_the_image_and_renumber_the_points(config, batches):
 
 
 def amounts(**given):
-    none = dict(rotate=0, scale=0, shift=0, still=0, bend=0, colour=0, blur=0, noise=0, occlusion=0)
+    none = dict(
+        rotate=0,
+        scale=0,
+        shift=0,
+        unmoved=0,
+        expression_warp=0,
+        colour=0,
+        blur=0,
+        noise=0,
+        occlusion=0,
+    )
     return ConfigDict(none | given)
 
 
@@ -150,7 +162,7 @@ def centre_of_light(image, at, reach):
 
 def test_moved_points_stay_on_the_pixels_they_name_and_some_faces_in_place():
     config = landmarks.get_config()
-    config.data.augment = amounts(rotate=30, scale=0.3, shift=0.1, still=0.4)
+    config.data.augment = amounts(rotate=30, scale=0.3, shift=0.1, unmoved=0.4)
     margin = reading.margin_of(config)
     side = 64 + 2 * margin
     points = np.full((68, 2), (side - 1) / 2, np.float32)
@@ -176,28 +188,28 @@ def test_moved_points_stay_on_the_pixels_they_name_and_some_faces_in_place():
     assert 8 <= still <= 24
 
 
-def test_a_bent_face_keeps_its_points_on_the_pixels_they_name():
+def test_a_warped_face_keeps_its_points_on_the_pixels_they_name():
     """The outer corners of eyes and mouth, the chin and the nose's tip, drawn as dots."""
     marked, points = [8, 30, 36, 45, 48, 54], lm.mean_landmarks((128, 128))
     image, farthest = dots(points[marked], (128, 128)), 0.0
     shown = jnp.asarray(image)
-    bend = jax.jit(lambda key: places.bend(shown, points, places.expression(points, Draws.of(key))))
+    warp = jax.jit(lambda key: places.warp(shown, points, places.expression(points, Draws.of(key))))
     for seed in range(20):
-        bent, at = map(np.asarray, bend(jax.random.key(seed)))
+        warped, at = map(np.asarray, warp(jax.random.key(seed)))
         farthest = max(farthest, np.linalg.norm(at - points, axis=1).max())
         for point in at[marked]:
             if max(point) > 119:  # its dot may be cut off by the edge
                 continue
-            assert np.abs(centre_of_light(bent, point, 5) - point).max() < 1.0
+            assert np.abs(centre_of_light(warped, point, 5) - point).max() < 1.0
     assert farthest > 4  # of 128 pixels: it is another expression
 
 
-def test_a_bent_face_is_left_alone_far_from_its_points():
+def test_a_warped_face_is_left_alone_far_from_its_points():
     image = np.random.default_rng(0).integers(256, size=(128, 128, 3), dtype=np.uint8)
     points = lm.mean_landmarks((128, 128))
-    bent, _ = places.bend(image, points, places.expression(points, Draws.of(jax.random.key(0))))
-    np.testing.assert_array_equal(bent[:30], image[:30])
-    np.testing.assert_array_equal(bent[:, :8], image[:, :8])
+    warped, _ = places.warp(image, points, places.expression(points, Draws.of(jax.random.key(0))))
+    np.testing.assert_array_equal(warped[:30], image[:30])
+    np.testing.assert_array_equal(warped[:, :8], image[:, :8])
 
 
 def test_edits_are_those_of_the_topology():
@@ -302,16 +314,16 @@ def test_holes_are_those_of_the_host(kind):
         assert shares[0].min() >= host.MIN_SHARE and shares[0].max() <= host.MAX_SHARE
 
 
-def test_kinds_follow_the_weights_and_bent_faces_have_their_own():
-    weights, bent_weights = {'mouth': 2.0, 'none': 1.0, 'centre': 5.0}, {'eyes': 1.0}
-    draw = holes.make_draw(weights, bent_weights, 32)
+def test_kinds_follow_the_weights_and_warped_faces_have_their_own():
+    weights, warped_weights = {'mouth': 2.0, 'none': 1.0, 'centre': 5.0}, {'eyes': 1.0}
+    draw = holes.make_draw(weights, warped_weights, 32)
     points = lm.mean_landmarks((32, 32))
     keys = jax.vmap(jax.random.key)(np.arange(800))
 
     @jax.jit
-    def kinds(keys, bent):
+    def kinds(keys, warped):
         def one(key):
-            return draw(points, np.array(True), bent, np.zeros(0, np.uint8), Draws.of(key))[1]
+            return draw(points, np.array(True), warped, np.zeros(0, np.uint8), Draws.of(key))[1]
 
         return jax.lax.map(one, keys)
 
@@ -321,7 +333,7 @@ def test_kinds_follow_the_weights_and_bent_faces_have_their_own():
         assert abs(np.mean(found == host.KINDS.index(kind)) - share) <= 4 * np.sqrt(share / 800)
     assert set(np.asarray(kinds(keys, np.array(True)))) == {host.KINDS.index('eyes')}
     with pytest.raises(ValueError, match="'lip'"):
-        holes.make_draw({'lip': 1.0}, bent_weights, 32)
+        holes.make_draw({'lip': 1.0}, warped_weights, 32)
 
 
 @pytest.mark.parametrize('change', [lambda p: p + 1e4, lambda p: p * 1e6 - 3e7, lambda p: p * 0])
@@ -336,14 +348,14 @@ def test_a_face_that_cannot_lead_gives_way_to_the_mean_face(change):
             assert host.MIN_SHARE <= np.mean(hole) <= host.MAX_SHARE
 
 
-def test_faces_without_landmarks_have_blank_maps_are_not_bent_and_have_holes(config, batches):
+def test_faces_without_landmarks_have_blank_maps_are_not_warped_and_have_holes(config, batches):
     config = config.copy_and_resolve_references()
-    config.data.augment.bend, config.data.flip = 1.0, False
-    config.data.bent_holes = {'none': 1.0}
+    config.data.augment.expression_warp, config.data.flip = 1.0, False
+    config.data.warped_holes = {'none': 1.0}
     bare = batches[0] | {'has_landmarks': np.zeros(ROWS, np.float32)}
     batch = augmented(config, bare)
     for name in ('landmarks', 'landmark_map', 'face_mask'):
         assert not batch[name].any()
     np.testing.assert_array_equal(batch['image'], bare['image'])
     assert batch['hole'].any()
-    assert not augmented(config, batches[0])['hole'].any()  # bent, all of them
+    assert not augmented(config, batches[0])['hole'].any()  # warped, all of them

@@ -281,10 +281,10 @@ def test_a_rate_for_no_net_is_refused(tiny_config):
 
 def test_two_configs_share_no_settings():
     first = landmarks.get_config()
-    first.data.bent_holes.none = 0.25
+    first.data.warped_holes.none = 0.25
     first.steps.landmarks = 7
     second = landmarks.get_config()
-    assert second.data.bent_holes.none == 1 and second.steps.landmarks > 7
+    assert second.data.warped_holes.none == 1 and second.steps.landmarks > 7
 
 
 def test_parts_of_a_batch_must_hold_whole_pairs():
@@ -318,19 +318,36 @@ def test_a_config_is_found_by_its_name_from_any_folder(name, tmp_path, monkeypat
 def test_settings_of_earlier_versions_are_read_under_todays_names():
     old = {'method': 'keypoint', 'res': 32, 'guide_dropout': 0.25, 'landmark_source': 'fen'}
     old['eval'] = {'reader': 'runs/lm', 'limit': 7}
+    old['data'] = {'augment': {'bend': 0.4, 'still': 0.5}, 'bent_holes': {'eyes': 2.0}}
     now = opened(old)
+    assert (now.data.augment.expression_warp, now.data.augment.unmoved) == (0.4, 0.5)
+    assert now.data.warped_holes.to_dict() == {'eyes': 2.0}
     assert (now.condition_dropout, now.landmark_source) == (0.25, 'none')
     assert (now.eval.landmark_detector, now.eval.limit) == ('runs/lm', 7)
     assert 'guide_dropout' not in now and 'reader' not in now.eval and 'reader' in old['eval']
     fields = common.flat(common.base('keypoint', 32))
-    assert set(common.RENAMED.values()) <= set(fields) and not set(common.RENAMED) & set(fields)
+    for before, new in common.RENAMED.items():
+        assert any(f'{path}.'.startswith(f'{new}.') for path in fields), new
+        assert not any(f'{path}.'.startswith(f'{before}.') for path in fields), before
 
 
-def test_a_flag_of_an_earlier_version_is_told_its_new_name(capsys):
+@pytest.mark.parametrize(
+    ('old', 'new'),
+    [
+        ('eval.reader', 'eval.landmark_detector'),
+        ('data.augment.bend', 'data.augment.expression_warp'),
+        ('data.bent_holes.eyes', 'data.warped_holes.eyes'),
+    ],
+)
+def test_a_flag_of_an_earlier_version_is_refused_with_its_new_name(old, new, capsys):
     with pytest.raises(SystemExit):
-        parse_flags(['fi-jax', '--config=stage2', '--config.eval.reader=runs/lm'])
-    message = '--config.eval.reader is --config.eval.landmark_detector now'
-    assert message in capsys.readouterr().err
+        parse_flags(['fi-jax', '--config=stage2', f'--config.{old}=1'])
+    assert f'--config.{old} is --config.{new} now' in capsys.readouterr().err
+
+
+def test_an_ablation_of_an_earlier_version_is_refused_with_its_new_name():
+    with pytest.raises(ValueError, match="'no_guide' is 'no_condition' now"):
+        get('stage2', ablate='no_guide')
 
 
 @pytest.mark.slow

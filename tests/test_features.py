@@ -166,11 +166,11 @@ def test_landmarks_are_drawn_on_device_as_on_the_host(size):
         np.testing.assert_array_equal(ours[row], landmarks.draw_points(expected, size))
 
 
-def test_a_guide_is_zero_where_no_landmarks_are_given():
+def test_a_condition_is_zero_where_no_landmarks_are_given():
     points = jnp.asarray(landmarks.mean_landmarks((64, 64)))[None].repeat(2, 0)
     points = points.at[1].set(jnp.nan)
-    told = features.guide(points, jnp.array([1.0, 0.0]), (64, 64))
-    assert told.shape == (2, 64, 64, features.GUIDE_CHANNELS)
+    told = features.condition_maps(points, jnp.array([1.0, 0.0]), (64, 64))
+    assert told.shape == (2, 64, 64, features.CONDITION_CHANNELS)
     np.testing.assert_array_equal(told[0, ..., -1], 1)
     np.testing.assert_array_equal(told[1], 0)
 
@@ -178,14 +178,18 @@ def test_a_guide_is_zero_where_no_landmarks_are_given():
 @pytest.mark.parametrize('side', [64, 256])
 def test_each_region_has_a_map_of_its_own_that_tells_places_between_pixels(side):
     points = landmarks.mean_landmarks((side, side))
-    told = np.asarray(features.guide(jnp.asarray(points[None]), jnp.ones(1), (side, side)))[0]
+    told = np.asarray(
+        features.condition_maps(jnp.asarray(points[None]), jnp.ones(1), (side, side))
+    )[0]
     assert (told[..., :-1].max((0, 1)) > 0.6).all()
     assert told.min() >= 0 and told.max() <= 1
     # Moving a region changes its map alone.
-    for channel, region in enumerate(features.GUIDE_REGIONS):
+    for channel, region in enumerate(features.CONDITION_REGIONS):
         moved = points.copy()
         moved[region] += 0.3
-        other = np.asarray(features.guide(jnp.asarray(moved[None]), jnp.ones(1), (side, side)))[0]
+        other = np.asarray(
+            features.condition_maps(jnp.asarray(moved[None]), jnp.ones(1), (side, side))
+        )[0]
         changed = np.abs(other - told).max((0, 1)) > 1e-3
         np.testing.assert_array_equal(np.flatnonzero(changed), [channel])
     # The chin stands alone: the centre of its bump is the point.
@@ -195,8 +199,10 @@ def test_each_region_has_a_map_of_its_own_that_tells_places_between_pixels(side)
     np.testing.assert_allclose(found, points[8], atol=0.15 * side / 64)
 
 
-def test_the_regions_of_the_guide_hold_each_point_once():
-    np.testing.assert_array_equal(np.sort(np.concatenate(features.GUIDE_REGIONS)), np.arange(68))
+def test_the_regions_of_the_condition_hold_each_point_once():
+    np.testing.assert_array_equal(
+        np.sort(np.concatenate(features.CONDITION_REGIONS)), np.arange(68)
+    )
 
 
 @pytest.mark.parametrize('side', [64, 256])

@@ -113,7 +113,7 @@ def test_structure_and_appearance_vary_apart_and_around_a_kept_sample(restorer, 
     )
 
 
-def test_progress_is_told_and_its_error_ends_the_call(restorer, photo, hole):
+def test_progress_is_reported_and_its_error_ends_the_call(restorer, photo, hole):
     pixels, points = photo
     told = []
     restorer(pixels, hole, 6, landmarks=points, on_progress=lambda *x: told.append(x))

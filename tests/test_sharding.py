@@ -109,7 +109,7 @@ def test_parts_of_a_batch_make_the_gradient_of_the_whole(fsdp, batch):
     assert_close(one, two)
 
 
-def test_parts_come_from_every_device_and_keep_twins_together():
+def test_parts_come_from_every_device_and_keep_pairs_together():
     x = {'x': jnp.arange(16)}
     parts = np.asarray(steps.microbatches(x, 2, 2)['x'])
     assert sorted(parts.ravel()) == list(range(16))

@@ -482,9 +482,9 @@ def test_landmarks_of_the_user_lead_where_they_are_known(stage2, history, tiny_c
         lambda batch: steps.draw_samples(method, nets, features.prepare(batch), 0, 1)['image']
     )
     known = batch | {'has_landmarks': np.float32(np.arange(BATCH) % 2)}
-    told = draw(known)
+    conditioned = draw(known)
     moved = draw(known | {'landmarks': batch['landmarks'] + 2})
-    change = np.abs(told - moved).max(axis=(1, 2, 3, 4))
+    change = np.abs(conditioned - moved).max(axis=(1, 2, 3, 4))
     assert change[1::2].min() > 1e-5
     assert change[::2].max() == 0
 
@@ -521,12 +521,12 @@ def test_the_seed_preset_plays_its_critics_five_times(tiny_config, batch):
     assert all(net.ema == {} for net in before.nets.values())
 
 
-# ------------------------------------------------------------------------------ the guide
+# ------------------------------------------------------------------------------ the condition
 
 
 @pytest.fixture(scope='module')
-def told(tiny_config, stage2, batch):
-    """The keypoint system, its bound nets, and a batch in which all faces are told."""
+def conditioned(tiny_config, stage2, batch):
+    """The keypoint system, its bound nets, and a batch in which all faces have landmarks."""
     system = Keypoint(tiny_config('stage2'))
     prepared = features.prepare(batch) | {'has_landmarks': jnp.ones(BATCH)}
     # No two neighbours alike.
@@ -535,41 +535,45 @@ def told(tiny_config, stage2, batch):
     return system, bind(stage2.method, stage2.fresh.nets, parameters(stage2.fresh)), prepared
 
 
-def mismatch(told, few):
-    """The critics' term of real images under others' landmarks, where `few` are told theirs."""
-    system, nets, prepared = told
-    guide = features.guide(prepared['landmarks'], jnp.asarray(few, jnp.float32), (32, 32))
-    full = prepared | {'guide': guide}
+def mismatch(conditioned, few):
+    """The critics' term of real images under others' landmarks, where `few` keep theirs."""
+    system, nets, prepared = conditioned
+    condition = features.condition_maps(
+        prepared['landmarks'], jnp.asarray(few, jnp.float32), (32, 32)
+    )
+    full = prepared | {'condition': condition}
     fake = jnp.zeros((BATCH, 32, 32, 3))
     total, terms = system.critic_terms(nets, fake, full)
     return float(total), {name: float(x) for name, x in terms.items()}
 
 
-def test_only_pairs_that_are_both_told_are_mismatched(told):
-    _, none = mismatch(told, [1, 0] * (BATCH // 2))
+def test_only_pairs_that_both_have_landmarks_are_mismatched(conditioned):
+    _, none = mismatch(conditioned, [1, 0] * (BATCH // 2))
     assert none['d_local_mismatch'] == 0
-    total, all_ = mismatch(told, np.ones(BATCH))
+    total, all_ = mismatch(conditioned, np.ones(BATCH))
     assert all_['d_local_mismatch'] > 0
-    weight = told[0].config.loss.mismatch
+    weight = conditioned[0].config.loss.mismatch
     parts = all_['d_global'] + all_['d_local'] + weight * all_['d_local_mismatch']
     assert total == pytest.approx(parts, rel=1e-5)
-    # One pair alone gives its own value, whatever the untold ones are.
-    _, first = mismatch(told, [1, 1] + [0] * (BATCH - 2))
-    _, last = mismatch(told, [0] * (BATCH - 2) + [1, 1])
+    # One pair alone gives its own value, whatever those without landmarks are.
+    _, first = mismatch(conditioned, [1, 1] + [0] * (BATCH - 2))
+    _, last = mismatch(conditioned, [0] * (BATCH - 2) + [1, 1])
     assert first['d_local_mismatch'] != last['d_local_mismatch']
 
 
-def test_the_local_critic_sees_the_landmarks_and_the_global_one_does_not(told):
-    _, nets, prepared = told
-    guide = features.guide(prepared['landmarks'], jnp.ones(BATCH), (32, 32))
-    a = scores(nets, prepared['image'], prepared | {'guide': guide}, frozen=False)
-    b = scores(nets, prepared['image'], prepared | {'guide': pairs.partner(guide)}, frozen=False)
+def test_the_local_critic_sees_the_landmarks_and_the_global_one_does_not(conditioned):
+    _, nets, prepared = conditioned
+    condition = features.condition_maps(prepared['landmarks'], jnp.ones(BATCH), (32, 32))
+    a = scores(nets, prepared['image'], prepared | {'condition': condition}, frozen=False)
+    b = scores(
+        nets, prepared['image'], prepared | {'condition': pairs.partner(condition)}, frozen=False
+    )
     np.testing.assert_array_equal(a['d_global'], b['d_global'])
     assert (np.asarray(a['d_local']) != np.asarray(b['d_local'])).all()
 
 
-def test_errors_near_the_landmarks_inside_the_hole_count_and_no_others(told):
-    system, _, prepared = told
+def test_errors_near_the_landmarks_inside_the_hole_count_and_no_others(conditioned):
+    system, _, prepared = conditioned
     where = prepared | {'hole': jnp.ones_like(prepared['hole']).at[:, :, 16:].set(0.0)}
     error = jnp.ones((BATCH, 32, 32, 3))
     assert float(system.features_term(error, where)) == pytest.approx(1.0, rel=1e-5)
@@ -580,8 +584,10 @@ def test_errors_near_the_landmarks_inside_the_hole_count_and_no_others(told):
     assert float(system.features_term(error, unknown)) == 0
 
 
-def test_guidance_goes_on_from_the_untold_image_through_the_told_one(told, tiny_config):
-    _, nets, prepared = told
+def test_guidance_goes_on_from_the_unconditional_image_through_the_conditional_one(
+    conditioned, tiny_config
+):
+    _, nets, prepared = conditioned
     config = tiny_config('stage2')
     keys = jax.random.split(rng.key(0, 'test'), BATCH)
 

@@ -28,7 +28,7 @@ def make_augment(config: Any, mesh: Mesh) -> Callable[[Batch], dict[str, jax.Arr
     Nothing passes between devices. Raises ValueError on bad weights of holes.
     """
     data, example = config.data, make_example(config)
-    kinds = [kind for w in (data.holes, data.bent_holes) for kind, share in w.items() if share]
+    kinds = [kind for w in (data.holes, data.warped_holes) for kind, share in w.items() if share]
     bank = jax.device_put(holes.bank(kinds, config.res, config.seed), sharding.replicated(mesh))
 
     def batched(bank: jax.Array, batch: Batch) -> dict[str, jax.Array]:
@@ -72,24 +72,25 @@ def make_example(config: Any) -> Callable[[jax.Array, Batch], dict[str, jax.Arra
     """example(`holes.bank`, one row of a batch that was read) -> one row of the vocabulary.
 
     Amounts are those of config.data.augment, all 0: none. rotate (degrees), scale (share, both
-    ways) and shift (share of the frame) are the largest moves, still the share of faces that none
+    ways) and shift (share of the frame) are the largest moves, unmoved the share of faces that none
     of them moves: where no more than the frame is known of a face, they alone tell where faces of
-    this set lie in it; bend the share of faces that get another expression, where their landmarks
-    are known; colour the largest share by which tone changes; blur the largest sigma in pixels,
-    noise the largest deviation in grey levels; occlusion the share of faces with a patch in front.
-    Kinds of holes follow config.data.holes, over bent faces config.data.bent_holes.
+    this set lie in it; expression_warp the share of faces that are warped to another expression,
+    where their landmarks are known; colour the largest share by which tone changes; blur the
+    largest sigma in pixels, noise the largest deviation in grey levels; occlusion the share of
+    faces with a patch in front. Kinds of holes follow config.data.holes, over warped faces
+    config.data.warped_holes.
     """
     data, res, seed = config.data, config.res, config.seed
     amounts = data.augment
-    draw_hole = holes.make_draw(data.holes.to_dict(), data.bent_holes.to_dict(), res)
+    draw_hole = holes.make_draw(data.holes.to_dict(), data.warped_holes.to_dict(), res)
 
     def example(bank: jax.Array, x: Batch) -> dict[str, jax.Array]:
         key = jax.random.fold_in(rng.key(seed, 'augment', x['epoch']), x['index'])
         draws, known = Draws.of(key), x['has_landmarks'] > 0
-        image, points, bent = places.placed(
+        image, points, warped = places.placed(
             x['image'], x['landmarks'], known, data.flip, amounts, res, draws
         )
-        hole, kind = draw_hole(points, known, bent, bank, draws)
+        hole, kind = draw_hole(points, known, warped, bank, draws)
         landmark_map = draw_landmarks(points[None], (res, res))[0]
         face_mask = draw_hull(points, (res, res), extended=data.hull == 'extended')[..., None]
         return {

@@ -43,15 +43,15 @@ def bank(kinds: Collection[str], res: int, seed: int) -> np.ndarray:
 
 
 def make_draw(
-    weights: Mapping[str, float], bent_weights: Mapping[str, float], res: int
+    weights: Mapping[str, float], warped_weights: Mapping[str, float], res: int
 ) -> Callable[..., tuple[jax.Array, jax.Array]]:
-    """draw(points (68,2), known, bent, bank, draws) -> hole (res,res) bool, index into KINDS int32.
+    """draw(points (68,2), known, warped, bank, draws) -> hole (res,res) bool, index of its kind.
 
-    weights by name of kind, bent_weights over faces that were bent. A face (nearly) outside the
-    frame, or larger than it, leads no hole: the mean face does, as where no points are known.
+    weights by name of kind, warped_weights over faces that were warped. A face (nearly) outside the
+    frame, or larger than it, places no hole: the mean face does, as where no points are known.
     Raises ValueError on unknown kinds or bad weights.
     """
-    shares = np.stack([host.shares_of(w) for w in (weights, bent_weights)])
+    shares = np.stack([host.shares_of(w) for w in (weights, warped_weights)])
     edges = (np.cumsum(shares, 1) / shares.sum(1, keepdims=True)).astype(np.float32)
     families: dict[str, Callable[..., jax.Array]] = {
         'none': _none, 'box': _box, 'strokes': _strokes, 'face': _face, 'bank': _banked,
@@ -63,9 +63,9 @@ def make_draw(
     mean = lm.mean_landmarks((res, res))
 
     def draw(
-        points: jax.Array, known: jax.Array, bent: jax.Array, bank: jax.Array, draws: Draws
+        points: jax.Array, known: jax.Array, warped: jax.Array, bank: jax.Array, draws: Draws
     ) -> tuple[jax.Array, jax.Array]:
-        table = jnp.where(bent, edges[1], edges[0])
+        table = jnp.where(warped, edges[1], edges[0])
         kind = (draws.uniform() >= table[:-1]).sum().astype(jnp.int32)
         points = jnp.where(known, points, mean)
 

@@ -1,4 +1,4 @@
-"""Where things lie: flips, moves of the frame, and bends to other expressions, sampled once."""
+"""Where things lie: flips, moves of the frame and warps to other expressions, in one resampling."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def placed(
     res: int,
     draws: Draws,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """One face flipped, moved and bent by chance; and whether it was bent.
+    """One face flipped, moved and warped by chance; and whether it was warped.
 
     image (S,S,3) uint8, the square of res pixels with a margin on each side that moves may show;
     points (68,2) in its pixels -> (res,res,3) uint8, (68,2) in its pixels. A face that is neither
-    moved nor bent keeps its pixels; beyond the image its edge is repeated.
+    moved nor warped keeps its pixels; beyond the image its edge is repeated.
     """
     side = image.shape[0]
     margin = (side - res) // 2
@@ -48,9 +48,9 @@ def placed(
     points = jnp.where(flips, mirrored, points)
 
     turn, offset = jnp.eye(2), jnp.full((2,), -margin, jnp.float32)
-    moved = bent = jnp.zeros((), bool)
+    moved = warped = jnp.zeros((), bool)
     if amounts.rotate or amounts.scale or amounts.shift:
-        moved = ~draws.chance(amounts.still)
+        moved = ~draws.chance(amounts.unmoved)
         angle = jnp.deg2rad(draws.uniform(-1, 1) * amounts.rotate)
         zoom = (1 + amounts.scale) ** draws.uniform(-1, 1)
         shift = draws.uniform(-1, 1, (2,)) * amounts.shift * res
@@ -61,25 +61,25 @@ def placed(
     points = _times(turn, points) + offset[None]
 
     move = jnp.zeros_like(points)
-    if amounts.bend:
-        bent = known & draws.chance(amounts.bend)
-        asked = expression(points, draws)
-        move = jnp.where(bent, asked, 0.0)
+    if amounts.expression_warp:
+        warped = known & draws.chance(amounts.expression_warp)
+        wanted = expression(points, draws)
+        move = jnp.where(warped, wanted, 0.0)
 
     def resampled(image: jax.Array) -> jax.Array:
-        at = _bent_places(points, move, res)
+        at = _source_places(points, move, res)
         inverse = turn.T / (turn[0, 0] ** 2 + turn[1, 0] ** 2)
         return sample_at(image, _times(inverse, at - offset[None, None]))
 
     def kept(image: jax.Array) -> jax.Array:
         return image[margin : margin + res, margin : margin + res]
 
-    if amounts.bend or margin or amounts.rotate or amounts.scale or amounts.shift:
-        image = jax.lax.cond(moved | bent, resampled, kept, image)
-    if amounts.bend:
-        points = jax.lax.cond(bent, lambda: _followed(points, move), lambda: points)
+    if amounts.expression_warp or margin or amounts.rotate or amounts.scale or amounts.shift:
+        image = jax.lax.cond(moved | warped, resampled, kept, image)
+    if amounts.expression_warp:
+        points = jax.lax.cond(warped, lambda: _followed(points, move), lambda: points)
     # Fine enough, and how a sum was rounded does not show.
-    return image, jnp.where(moved | bent, jnp.round(points * 256) / 256, points), bent
+    return image, jnp.where(moved | warped, jnp.round(points * 256) / 256, points), warped
 
 
 def expression(points: jax.Array, draws: Draws) -> jax.Array:
@@ -95,17 +95,17 @@ def expression(points: jax.Array, draws: Draws) -> jax.Array:
     return stray * jnp.linalg.norm(points[45] - points[36]) + edits
 
 
-def bend(image: jax.Array, points: jax.Array, move: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The photo bent so that its landmarks move, nearly as asked, and the landmarks of the result.
+def warp(image: jax.Array, points: jax.Array, move: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The photo warped so that its landmarks move, nearly as wanted, and its landmarks then.
 
-    Faces bent at random part shape from looks: what the rest of a face tells of its mouth is no
+    Faces warped at random part shape from looks: what the rest of a face tells of its mouth is no
     longer enough. image (H,H,3) uint8, points and move (68,2) in its pixels.
     """
-    return sample_at(image, _bent_places(points, move, len(image))), _followed(points, move)
+    return sample_at(image, _source_places(points, move, len(image))), _followed(points, move)
 
 
-def _bent_places(points: jax.Array, move: jax.Array, res: int) -> jax.Array:
-    """(res,res,2): where each pixel of a bent face lay before."""
+def _source_places(points: jax.Array, move: jax.Array, res: int) -> jax.Array:
+    """(res,res,2): where each pixel of a warped face lay before."""
     at = jnp.stack(jnp.meshgrid(jnp.arange(res), jnp.arange(res)), -1).astype(jnp.float32)
     return at - _away(points, move, res)
 
@@ -138,7 +138,7 @@ def _faded(total: jax.Array) -> jax.Array:
 
 
 def _followed(points: jax.Array, move: jax.Array) -> jax.Array:
-    """The landmarks of the bent face: where a place shows what lay its own move away."""
+    """The landmarks of the warped face: where a place shows what lay its own move away."""
     at, reach = points, _reach(points)
     for _ in range(6):
         apart = jnp.square(at[:, None] - points[None]).sum(-1)

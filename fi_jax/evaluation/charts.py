@@ -305,7 +305,7 @@ def nearest_faces(results: Results, summary: Summary) -> str:
     note = (
         f'Distance of the first completion of each image to the nearest of {faces}, and of its '
         'photo, which the run has not seen. Copies would lie left of the dashed line. Any damage '
-        'also moves a face towards the middle of all faces: compare with the fills below.'
+        'also moves a face towards the middle of all faces: compare with the baselines below.'
     )
     entries = _legend((title, colour) for title, _, colour in curves)
     return _wide(entries + _svg(body, 'distance to the nearest training face'), note)

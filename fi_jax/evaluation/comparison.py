@@ -49,7 +49,7 @@ def common_name(runs: Sequence[str | Path]) -> str:
 def compare(evaluations: Mapping[str, Results]) -> Results:
     """Several evaluations side by side, on the images and holes that all of them have.
 
-    Their primary rows take the names given here; the fills are those of the first. Raises
+    Their primary rows take the names given here; the baselines are those of the first. Raises
     ValueError where they have nothing in common.
     """
     evaluations, differing = _alike(evaluations)
@@ -126,7 +126,10 @@ def compare(evaluations: Mapping[str, Results]) -> Results:
 
 # What must be equal for columns to be compared: protocol field -> (beginnings of names, words).
 _ALIKE = {
-    'reader': (('landmark_', 'passed', 'pair_distance_hole_passed'), 'read by other readers'),
+    'landmark_detector': (
+        ('landmark_', 'passed', 'pair_distance_hole_passed'),
+        'read by other landmark detectors',
+    ),
     'landmarks': (
         ('landmark_', 'identity', 'passed', 'pair_distance_hole_passed'),
         'measured against other points',

@@ -1,4 +1,4 @@
-"""The protocol: rows (a method, fills, the truth) scored on the same holes, image by image.
+"""The protocol: rows (a method, baselines, the truth) scored on the same holes, image by image.
 
 Its commands are in fi_jax/evaluate.py; see docs/evaluation.md.
 """
@@ -19,13 +19,13 @@ from fi_jax import features, sharding
 from fi_jax.evaluation import comparison, report, summaries
 from fi_jax.evaluation import results as res
 from fi_jax.evaluation.results import Results
-from fi_jax.evaluation.scoring import PRIMARY, Draw, batches, located, measure, tolerate
+from fi_jax.evaluation.scoring import PRIMARY, Draw, batches, located, measure, record_failure
 from fi_jax.input_pipeline.folders import FolderExamples, visible_change
 from fi_jax.input_pipeline.loader import EvalExamples, Example
 from fi_jax.input_pipeline.records import Source
 from fi_jax.input_pipeline.sources import make_source
-from fi_jax.methods import Method, guidance
-from fi_jax.metrics import distribution, fills, image, suite
+from fi_jax.methods import Method, predicted_landmarks
+from fi_jax.metrics import baselines, distribution, image, suite
 from fi_jax.pretrained import placed
 from fi_jax.run.folder import (
     data_name,
@@ -64,7 +64,7 @@ def evaluate_split(
     if options.baselines:
         # The mean is of training faces where they are at hand, else of the faces themselves.
         average = mean_face(make_source(config.data, 'train' if split == 'test' else split), config)
-        rows |= fill_rows(mesh, average)
+        rows |= baseline_rows(mesh, average)
     protocol = protocol_of(config, split, step) | {
         'run': Path(workdir).resolve().name, 'variants': list(method.variants)
     }  # fmt: skip
@@ -152,7 +152,7 @@ def evaluate_folders(folders: tuple[str, str, str], config: Any, workdir: str | 
     rows: dict[str, Draw] = {PRIMARY: draw}
     if options.baselines:
         count = min(examples.count, 1000)
-        rows |= fill_rows(mesh, fills.mean_face(examples[i]['image'] for i in range(count)))
+        rows |= baseline_rows(mesh, baselines.mean_face(examples[i]['image'] for i in range(count)))
     protocol: dict[str, Any] = {
         'method': Path(samples_dir).name,
         'run': Path(samples_dir).name,
@@ -215,8 +215,8 @@ def method_rows(
     }
 
 
-def fill_rows(mesh: Mesh, mean_image: np.ndarray) -> dict[str, Draw]:
-    """The rows that always stand, computed on the host: fills without a network, and the truth."""
+def baseline_rows(mesh: Mesh, mean_image: np.ndarray) -> dict[str, Draw]:
+    """The rows of every evaluation: baselines without a network, on the host, and the truth."""
 
     def row(fill: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Draw:
         def draw(batch: Example, _: Any) -> tuple[jax.Array, jax.Array]:
@@ -228,11 +228,11 @@ def fill_rows(mesh: Mesh, mean_image: np.ndarray) -> dict[str, Draw]:
         return draw
 
     return {
-        'mean_face': row(lambda x, hole: fills.fill_mean(x, hole, mean_image)),
-        'telea': row(fills.fill_telea),
-        'navier_stokes': row(fills.fill_navier_stokes),
-        'biharmonic': row(fills.fill_biharmonic),
-        'patch_match': row(fills.fill_patch_match),
+        'mean_face': row(lambda x, hole: baselines.fill_mean(x, hole, mean_image)),
+        'telea': row(baselines.fill_telea),
+        'navier_stokes': row(baselines.fill_navier_stokes),
+        'biharmonic': row(baselines.fill_biharmonic),
+        'patch_match': row(baselines.fill_patch_match),
         'truth': row(lambda x, _: x),
     }
 
@@ -240,10 +240,10 @@ def fill_rows(mesh: Mesh, mean_image: np.ndarray) -> dict[str, Draw]:
 def mean_face(source: Source, config: Any, limit: int = 1000) -> np.ndarray:
     """The average of a source's first images, as the pipeline frames them; (res,res,3) uint8."""
     examples = EvalExamples(source, config, 'none', limit, 1)
-    return fills.mean_face(examples[i]['image'] for i in range(examples.count))
+    return baselines.mean_face(examples[i]['image'] for i in range(examples.count))
 
 
-# --------------------------------------------------------------------------- what reads faces
+# --------------------------------------------------------------- what metrics of faces need
 
 
 def gather_aids(
@@ -253,38 +253,40 @@ def gather_aids(
     skipped: dict[str, str],
     protocol: dict[str, Any],
 ) -> dict[str, Any]:
-    """The `reader` and `bank` that metrics of faces need; what is missing is noted in skipped.
+    """The landmark detector and reference set that metrics of faces need, as arguments of
+    `suite.face_evaluators`; what is missing is noted in skipped.
 
     What the report must say of them goes to protocol. workdir '': no run, hence no training faces.
     """
     wanted = suite.chosen(config.eval.metrics)
     aids: dict[str, Any] = {}
     if 'landmarks' in wanted:
-        with tolerate(skipped, 'landmarks'):
-            aids['reader'], protocol['reader'] = load_reader(config.eval.landmark_detector, mesh)
-            leads = config.get('landmark_source') in guidance.PREDICTED
-            leader = config.get('predictor') or workdir  # a file may hold one
-            same = leads and Path(leader).resolve() == Path(config.eval.landmark_detector).resolve()
-            protocol['reader']['interested'] = same
+        with record_failure(skipped, 'landmarks'):
+            field = config.eval.landmark_detector
+            aids['landmark_detector'], about = load_landmark_detector(field, mesh)
+            leads = config.get('landmark_source') in predicted_landmarks.PREDICTED
+            predictor = config.get('predictor') or workdir  # a file may hold one
+            same = leads and Path(predictor).resolve() == Path(field).resolve()
+            protocol['landmark_detector'] = {**about, 'leads_completions': same}
     if 'memorisation' in wanted and workdir and config.eval.memorisation:
-        with tolerate(skipped, 'memorisation'):
-            aids['bank'], protocol['memorisation'] = training_faces(
-                config, workdir, mesh, aids.get('reader')
+        with record_failure(skipped, 'memorisation'):
+            aids['reference'], protocol['memorisation'] = training_faces(
+                config, workdir, mesh, aids.get('landmark_detector')
             )
     return aids
 
 
-def load_reader(
+def load_landmark_detector(
     run: str, mesh: Mesh, field: str = 'config.eval.landmark_detector'
-) -> tuple[suite.Reader, dict[str, Any]]:
-    """The landmark reader of a field, and what the protocol says of it.
+) -> tuple[suite.LandmarkDetector, dict[str, Any]]:
+    """The landmark detector of a field, and what the protocol says of it.
 
-    Its points are the most likely ones of a predictor that is told of no hole. Raises LookupError
+    Its points are the most likely ones of a predictor that is given no hole. Raises LookupError
     where none is named, otherwise as `load_predictor`.
     """
     if not run:
         raise LookupError(
-            'no reader of landmarks is named; train one with configs/landmarks.py and give its '
+            'no landmark detector is named; train one with configs/landmarks.py and give its '
             'run folder as --config.eval.landmark_detector=runs/lm'
         )
     weights = load_predictor(run, field)
@@ -294,16 +296,18 @@ def load_reader(
         assert method.predictor is not None
         seen = images / 127.5 - 1.0
         batch = {'image': seen, 'masked': seen, 'hole': jnp.zeros_like(seen[..., :1])}
-        keys = jax.random.split(jax.random.key(0), (len(seen), 1))  # the points ask for none
+        keys = jax.random.split(
+            jax.random.key(0), (len(seen), 1)
+        )  # of which the points do not depend
         return method.predictor.predict(bind_ema(method, nets), batch, keys)['points']
 
     about = {'run': weights.about['name'], 'res': res_read, 'step': weights.about['step']}
-    return suite.Reader(placed(weights.nets, mesh), find, res_read), about
+    return suite.LandmarkDetector(placed(weights.nets, mesh), find, res_read), about
 
 
 def training_faces(
-    config: Any, workdir: str | Path, mesh: Mesh, reader: suite.Reader | None
-) -> tuple[suite.Bank, dict[str, Any]]:
+    config: Any, workdir: str | Path, mesh: Mesh, detector: suite.LandmarkDetector | None
+) -> tuple[suite.ReferenceSet, dict[str, Any]]:
     """Features of config.eval.memorisation faces a run was trained on, and words on them.
 
     The data are those of the run's config.json, seen as they are stored: no hole, no flip. Features
@@ -318,7 +322,7 @@ def training_faces(
     options = config.eval
     examples = EvalExamples(source, config, 'none', options.memorisation, options.batch_size)
     known = located(examples)
-    read = reader if not known else None
+    read = detector if not known else None
     ready = (known or read) and suite.CUT_OUT in distribution.available()
     features = distribution.make_features(suite.CUT_OUT if ready else 'pixels8')
 
@@ -340,9 +344,9 @@ def training_faces(
         placed = sharding.shard_batch(placed, mesh)
         found, keep = jax.device_get(describe_all(features, read, placed))
         rows.append(found[keep & np.isfinite(found).all(axis=1)])
-    bank = np.concatenate(rows)
-    about = {'features': features.name, 'faces': len(bank), 'data': data_name(trained_on)}
-    return suite.Bank(features, jax.device_put(bank, replicated)), about
+    reference = np.concatenate(rows)
+    about = {'features': features.name, 'faces': len(reference), 'data': data_name(trained_on)}
+    return suite.ReferenceSet(features, jax.device_put(reference, replicated)), about
 
 
 # --------------------------------------------------------------------------------- writing it

@@ -32,7 +32,7 @@ from fi_jax.evaluation.tables import (
     number,
     title_of,
 )
-from fi_jax.run.files import whole
+from fi_jax.run.files import atomic_write
 
 # The columns of the two tables on structure and person.
 _LANDMARKS = (
@@ -62,7 +62,7 @@ def write(results: Results, summary: Summary, folder: Path, name: str) -> Path:
         f'{name}.tex': tables.latex(results, summary),
     }
     for file, text in files.items():
-        with whole(folder / file) as part:
+        with atomic_write(folder / file) as part:
             part.write_text(text, encoding='utf-8')
     return folder / f'{name}.html'
 
@@ -182,12 +182,12 @@ def _structure(results: Results, summary: Summary) -> str:
     measured = {m for scores in results.scores.values() for m in scores}
     body = ''
     real = 'truth' in results.scores
-    if STRUCTURE in measured and results.protocol.get('reader'):
+    if STRUCTURE in measured and results.protocol.get('landmark_detector'):
         floor = 'The real image shows its own error, the floor of each column. ' * real
-        if results.protocol['reader'].get('interested'):
-            floor += 'It also led these completions: no impartial judge. '
+        if results.protocol['landmark_detector'].get('leads_completions'):
+            floor += 'These completions were also conditioned on its points: it is not impartial. '
         note = (
-            f'Landmarks are read off each completion by {escape(_reader(results))}, a stand-in for '
+            f'Landmarks are found on completions by {escape(_detector(results))}, a stand-in for '
             f'a published detector. {floor}Spread: how far a point moves from sample to sample.'
         )
         table = _score_table(results, summary, [m for m in _LANDMARKS if m in measured])
@@ -208,11 +208,11 @@ def _structure(results: Results, summary: Summary) -> str:
     return body
 
 
-def _reader(results: Results) -> str:
-    reader = results.protocol['reader']
+def _detector(results: Results) -> str:
+    detector = results.protocol['landmark_detector']
     return (
-        f'the landmark predictor of run {reader["run"]} ({reader["res"]} px, step '
-        f'{reader["step"]:,})'
+        f'the landmark predictor of run {detector["run"]} ({detector["res"]} px, step '
+        f'{detector["step"]:,})'
     )
 
 
@@ -385,17 +385,18 @@ def _protocol(results: Results) -> str:
         'Rows': 'mean face of the training images; Telea and Navier–Stokes of OpenCV, radius 3; '
         'biharmonic; the same network with z = 0; the real image',
     }
-    if p.get('reader'):
+    if p.get('landmark_detector'):
         reference = {
             'data': 'against the points that came with the photos',
-            'reader': 'against the points it finds in the photos themselves, none having come with '
-            'them: the real image has 0',
+            'landmark_detector': 'against the points it finds in the photos themselves, for none '
+            'came with them: the real image has 0',
         }[p['landmarks']]
         facts['Landmarks'] = (
-            f'read off each completion by {_reader(results)}, told of no hole; {reference}, over '
-            'the distance of the outer eye corners; hole: points whose true place is in it'
+            f'found on each completion by {_detector(results)}, which does not see the hole; '
+            f'{reference}, over the distance of the outer eye corners; hole: points whose true '
+            'place is in it'
         )
-    facts['Gates'] = 'none in force: no reader of landmarks, no face descriptors'
+    facts['Gates'] = 'none in force: no landmark detector, no face descriptors'
     if p.get('gates'):
         facts['Gates'] = f'in force: {_gates(results)}'
     if p.get('memorisation'):

@@ -14,7 +14,7 @@ import numpy as np
 
 from fi_jax.metrics import bootstrap
 from fi_jax.metrics.groups import groups_of
-from fi_jax.run.files import whole
+from fi_jax.run.files import atomic_write
 
 Scores = dict[str, np.ndarray]  # metric -> (n,), NaN where it is not defined
 _ARRAYS = ('names', 'fingerprint', 'area', 'kind', 'holes')
@@ -32,11 +32,11 @@ class Face:
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """An evaluation: n examples, rows (a method or a fill each) and their scores.
+    """An evaluation: n examples, rows (a method or a baseline each) and their scores.
 
     fingerprint (n,) uint64 of truth and hole, area (n,) missing pixels, kind (n,) index into
     protocol['kinds'], holes (n,bytes) uint8 packed bits, attributes name -> (n,) 0 or 1. sets holds
-    the metrics of a whole row. skipped says what is missing and why.
+    the metrics of sets of images. skipped says what is missing and why.
     """
 
     protocol: dict[str, Any]
@@ -81,7 +81,7 @@ def holes_sha256(holes: np.ndarray) -> str:
 
 
 def save(results: Results, path: str | Path) -> None:
-    """Write an .npz with everything of an evaluation; whole or not at all."""
+    """Write an .npz with everything of an evaluation; atomic."""
     head = {
         'protocol': results.protocol,
         'sets': {
@@ -100,7 +100,7 @@ def save(results: Results, path: str | Path) -> None:
         arrays['attributes'] = np.array(list(results.attributes.values()), np.int8)
     for f, face in enumerate(results.gallery):
         arrays[f'gallery_{f}'] = np.array(list(face.pictures.values()), np.uint8)
-    with whole(path) as part, open(part, 'wb') as file:
+    with atomic_write(path) as part, open(part, 'wb') as file:
         np.savez_compressed(file, head=np.array(json.dumps(head)), **arrays)
 
 
@@ -123,7 +123,7 @@ def load(path: str | Path) -> Results:
                 for f, (why, name, score, titles) in enumerate(head['gallery'])
             )
             return Results(
-                protocol=head['protocol'],
+                protocol=_renamed(head['protocol']),
                 **{name: file[name] for name in _ARRAYS},
                 attributes=attributes,
                 scores=scores,
@@ -136,3 +136,15 @@ def load(path: str | Path) -> Results:
             )
     except (KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f'{path}: is no evaluation of fi_jax ({error})') from error
+
+
+def _renamed(protocol: dict[str, Any]) -> dict[str, Any]:
+    """A protocol, of whatever version, under today's names."""
+    out = dict(protocol)
+    if 'reader' in out:
+        detector = out['landmark_detector'] = dict(out.pop('reader'))
+        if 'interested' in detector:
+            detector['leads_completions'] = detector.pop('interested')
+    if out.get('landmarks') == 'reader':
+        out['landmarks'] = 'landmark_detector'
+    return out

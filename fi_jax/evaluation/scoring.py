@@ -1,4 +1,4 @@
-"""The loop of an evaluation: rows (a method, fills, the truth) scored on every example, once."""
+"""The loop of an evaluation: a method, baselines and the truth scored on every example, once."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def measure(
     """Scores of every row on every example, in one pass; a row or metric that fails is left out.
 
     examples: an `EvalExamples` or `FolderExamples`; skipped: what is missing already; aids: as of
-    `evaluate.gather_aids`. Where no landmarks came with the images, those that the reader finds in
-    the originals stand for them. Memory grows with the number of images by their scores and hole
+    `evaluate.gather_aids`. Where no landmarks came with the images, those that the detector finds
+    in the originals stand for them. Memory grows with the number of images by their scores and hole
     bits, and not with the number of samples. Scores are finite or NaN.
     """
     skipped, aids = {} if skipped is None else skipped, dict(aids or {})
@@ -59,11 +59,11 @@ def measure(
     wanted, first = config.eval.metrics, examples[0]
     height, width = first['image'].shape[:2]
     came = located(examples)  # landmarks, with the images
-    judges = suite.face_judges(wanted, came, skipped, **aids)
-    chosen = suite.example_metrics(wanted, min(height, width), skipped, judges)
+    evaluators = suite.face_evaluators(wanted, came, skipped, **aids)
+    chosen = suite.example_metrics(wanted, min(height, width), skipped, evaluators)
     of_photos = jax.jit(suite.of_photos, out_shardings=sharding.by_example(mesh))
-    joint = ', '.join(judges)
-    seen = _SCORED if came or 'landmarks' not in judges else _SCORED[:2]
+    joint = ', '.join(evaluators)
+    seen = _SCORED if came or 'landmarks' not in evaluators else _SCORED[:2]
     metrics = {
         name: (jax.jit(score, out_shardings=replicated), weights)
         for name, (score, weights) in chosen.items()
@@ -85,13 +85,13 @@ def measure(
         placed = sharding.shard_batch(batch, mesh)
         known_of = {k: x for k, x in placed.items() if k in seen}
         known_of['hole'] = placed['hole'].astype(jnp.float32)
-        if judges and joint not in skipped:
-            with tolerate(skipped, joint):
-                known_of = of_photos(judges, known_of)
+        if evaluators and joint not in skipped:
+            with record_failure(skipped, joint):
+                known_of = of_photos(evaluators, known_of)
         for row, draw in rows.items():
             if row in skipped:
                 continue
-            with tolerate(skipped, row):
+            with record_failure(skipped, row):
                 samples, ok = draw(batch, placed)
                 ok = fetch(ok)[real]
                 not_finite[row] += at[~ok].tolist()
@@ -99,7 +99,7 @@ def measure(
                     what = f'{row}: {name}'
                     if {name, what} & set(skipped):
                         continue
-                    with tolerate(skipped, what):
+                    with record_failure(skipped, what):
                         found = jax.device_get(score(weights, samples, known_of))
                         for key, values in found.items():
                             values = np.where(ok, values[real].astype(np.float64), np.nan)
@@ -107,12 +107,12 @@ def measure(
                             _put(scores[row], key, values, at, count)
                 for name, one in sets.items():
                     if f'{row}: {name}' not in skipped:
-                        with tolerate(skipped, f'{row}: {name}'):
+                        with record_failure(skipped, f'{row}: {name}'):
                             rows_of = jax.device_get(embed(one.features, samples[:, 0]))
                             one.add(row, rows_of[real], at, ok)
         for name, one in sets.items():
             if name not in skipped:
-                with tolerate(skipped, name):
+                with record_failure(skipped, name):
                     rows_of = jax.device_get(embed(one.features, placed['image']))
                     one.add('', rows_of[real], at, np.ones(len(at)))
         progress(meta)
@@ -130,8 +130,9 @@ def measure(
     for name, one in sets.items():
         for row in scores:
             if not {name, f'{row}: {name}'} & set(skipped):
-                with tolerate(skipped, f'{row}: {name}'):
+                with record_failure(skipped, f'{row}: {name}'):
                     values_of_sets[row] |= one.compute(row, skipped)
+    found_by = 'landmark_detector' if 'landmarks' in evaluators else ''
     found = Results(
         protocol={
             **protocol,
@@ -142,8 +143,8 @@ def measure(
             'bootstrap': config.eval.bootstrap,
             'primary': [PRIMARY],
             'units': UNITS,
-            'landmarks': 'data' if came else 'reader' if 'landmarks' in judges else '',
-            'gates': {k: most for k, most in GATES.items() if k in judges},
+            'landmarks': 'data' if came else found_by,
+            'gates': {k: most for k, most in GATES.items() if k in evaluators},
         },
         names=np.array(names, str),
         fingerprint=meta['fingerprint'].view(np.uint64)[:, 0],
@@ -156,7 +157,7 @@ def measure(
         skipped=skipped,
     )
     if config.eval.gallery and rows:
-        with tolerate(skipped, 'gallery'):
+        with record_failure(skipped, 'gallery'):
             faces = choose_faces(found, config.eval.gallery)
             drawn = draw_faces(examples, rows, faces, found, config, mesh)
             return dataclasses.replace(found, gallery=drawn)
@@ -164,7 +165,7 @@ def measure(
 
 
 @contextlib.contextmanager
-def tolerate(skipped: dict[str, str], what: str) -> Iterator[None]:
+def record_failure(skipped: dict[str, str], what: str) -> Iterator[None]:
     """What fails inside is logged and noted in skipped with its reason, and ends nothing."""
     try:
         yield
@@ -188,7 +189,7 @@ def located(examples: Any, look_at: int = 16) -> bool:
 
 
 def _fetcher(mesh: Mesh) -> Callable[[Any], Any]:
-    """A function that brings arrays, cut over the devices of all hosts, whole to each host."""
+    """A function that gathers arrays, sharded over the devices of all hosts, to each host."""
     gather = jax.jit(lambda x: x, out_shardings=sharding.replicated(mesh))
     return lambda x: jax.device_get(gather(x))
 

@@ -1,4 +1,4 @@
-"""What a method is asked for: to complete images, or to predict points. One is made for each."""
+"""The two tasks of a method, completing images or predicting points: one class each."""
 
 from __future__ import annotations
 

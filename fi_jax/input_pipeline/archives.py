@@ -21,7 +21,7 @@ EXTENSIONS = (
     '.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.webp', '.bmp', '.tif', '.tiff', '.gif', '.ppm',
     '.pgm',
 )  # fmt: skip
-# Of pictures that are not read: these are counted, and told.
+# Of pictures that are not read: these are counted, and named in the log.
 OTHER_EXTENSIONS = (
     '.heic', '.heif', '.avif', '.jp2', '.jxl', '.psd', '.svg', '.pdf', '.dng', '.cr2', '.cr3',
     '.nef', '.arw', '.raf', '.orf', '.rw2', '.raw', '.tga', '.exr', '.hdr', '.ico', '.pcx', '.sgi',

@@ -25,7 +25,7 @@ def draw(
 ) -> np.ndarray:
     """One hole of a kind of KINDS.
 
-    size (H,W), at least 16 each; landmarks (68,2) x,y pixels lead the kinds that follow the face,
+    size (H,W), at least 16 each; landmarks (68,2) x,y pixels place the kinds that follow the face,
     None = the mean face. -> (H,W,1) uint8, 1 = missing, a share of 0.002 to 0.9 of the frame
     ('none': empty). ValueError on an unknown kind, a bad size or bad landmarks.
     """
@@ -38,7 +38,7 @@ def draw(
         return _none(rng, size, mean)
     points = mean if landmarks is None else validate(landmarks)
     for attempt in range(_TRIES):
-        # A face (nearly) outside the frame, or larger than it, cannot lead a hole.
+        # A face (nearly) outside the frame, or larger than it, cannot place a hole.
         hole = _DRAW[kind](rng, size, points if attempt < _TRIES // 2 else mean)
         if MIN_SHARE <= hole.mean() <= MAX_SHARE:
             return hole
@@ -205,7 +205,7 @@ def _blocks(rng: np.random.Generator, size: Size, landmarks: np.ndarray) -> np.n
     return lost[np.ix_(y, x)][:, :, None]
 
 
-# ------------------------------------------------------------------ shapes led by the face
+# ------------------------------------------------------------------ shapes placed by the face
 
 
 def _hull(*names: str, grow: tuple[float, float]) -> Callable[..., np.ndarray]:

@@ -24,8 +24,8 @@ from fi_jax import landmarks as lm
 from fi_jax.input_pipeline import holes, workers
 from fi_jax.input_pipeline.reading import (
     Example,
+    SkipBadImages,
     Steps,
-    Tolerant,
     attributes_of,
     frame_of,
     labels_of,
@@ -97,7 +97,7 @@ class EvalExamples:
         max_bad_share: float | None = None,
     ):
         share = config.data.max_bad_share if max_bad_share is None else max_bad_share
-        self._data = Tolerant(source, share)
+        self._data = SkipBadImages(source, share)
         self._res, self._seed, self._hull = config.res, config.seed, config.data.hull
         self._labels = labels_of(source, config)
         self._kind = config.data.holes.to_dict() if kind == 'mixture' else kind
@@ -186,7 +186,7 @@ class _Told:
 
 
 def train_iterator(
-    source: Tolerant,
+    source: SkipBadImages,
     config: Any,
     process_index: int = 0,
     process_count: int = 1,

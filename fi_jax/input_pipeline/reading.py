@@ -19,7 +19,7 @@ Example = dict[str, Any]  # of arrays and numpy scalars
 LABELS = ('attributes', 'has_attributes')
 
 
-class Tolerant:
+class SkipBadImages:
     """A source whose undecodable images are replaced by their neighbour, counted and named.
 
     Indexing gives (index, record) with the image decoded. Raises BadImage beyond the allowed share.
@@ -157,7 +157,7 @@ class Steps:
     """
 
     def __init__(
-        self, source: Tolerant, config: Any, process_index: int = 0, process_count: int = 1
+        self, source: SkipBadImages, config: Any, process_index: int = 0, process_count: int = 1
     ):
         self.source = source
         self._batch_size, self._seed, self._res = config.batch_size, config.seed, config.res

@@ -122,8 +122,8 @@ def _mixture(data: Any, split: str) -> Mixture:
     if not opened:
         raise NoSplit(f'data.sets={path}: no set has images in the split {split!r}')
     mixture = Mixture(opened, list(weights.values()) if split == 'train' else None)
-    told = ', '.join(f'{title} {share:.1%}' for title, share in mixture.shares().items())
-    logging.info('data.sets=%s: %s: %d images an epoch: %s.', path, split, len(mixture), told)
+    listed = ', '.join(f'{title} {share:.1%}' for title, share in mixture.shares().items())
+    logging.info('data.sets=%s: %s: %d images an epoch: %s.', path, split, len(mixture), listed)
     return mixture
 
 

@@ -95,7 +95,7 @@ class Workers:
             raise error
         views = self._layout.views(self._slots[worker], slot)
         arrays = {name: view.copy() for name, view in views.items()}
-        with contextlib.suppress(OSError):  # told at its next turn
+        with contextlib.suppress(OSError):  # it learns of it at its next turn
             pipe.send(slot)
         self._next += 1
         return arrays, word

@@ -2,7 +2,7 @@
 
 A method answers four questions. Which nets: `nets`, `inputs`, `ema`, `constants`. What moves which:
 `stages`, a table of phases. What a sample is: `sample`, from random keys. What to watch: `watch`.
-One that draws no image but predicts points says in `predictor` how, and how that is judged and
+One that draws no image but predicts points says in `predictor` how, and how that is scored and
 shown.
 """
 
@@ -31,8 +31,8 @@ class Phase:
 
     loss(nets, batch, key, step) -> (scalar, {name: scalar to log}); step counts from the start of
     the stage (by config.minutes: the share of its time, in steps). Each net in `nets` moves by its
-    own optimizer. `every` plays the phase on each k-th step only (lazy regularisation); `repeats`
-    plays it k times on a batch, each with its own key.
+    own optimizer. `every` runs the phase on each k-th step only (lazy regularisation); `repeats`
+    runs it k times on a batch, each with its own key.
     """
 
     name: str
@@ -66,15 +66,15 @@ class Method:
     ema: the nets whose average is kept and evaluated. sampling: those that a sample needs, which an
     export keeps; empty: all.
     sample(nets, batch, keys) with keys (B,) gives {'image': (B,H,W,3) in [-1,1]} and any of
-    landmark_map, face_mask, face_part, and told (B,68,2), the landmarks that led, in pixels, NaN
-    where none did. A batch may hold guidance (B,), how hard they lead, in place of the config's.
-    Of `sample` and `predictor` a method has one.
+    landmark_map, face_mask, face_part, and condition_landmarks (B,68,2), those it was conditioned
+    on, in pixels, NaN where on none. A batch may hold guidance (B,), the scale of guidance, in
+    place of the config's. Of `sample` and `predictor` a method has one.
     variants: other samples without chance, by name, each a row of an evaluation.
-    condition(nets, batch, keys), if given, puts the landmarks that lead into the batch before
-    `sample`; where draws_structure, other keys give others.
+    condition(nets, batch, keys), if given, puts the landmarks to condition on into the batch
+    before `sample`; where draws_structure, other keys give others.
     watch(nets, batch, key), if given, gives scalars and vectors to follow in training.
     begins: net -> the net of another run whose weights it takes in a warm start; itself, if absent.
-    group: so many neighbours of a batch stay together when it is cut into parts.
+    group: so many neighbours of a batch stay together in microbatches.
     All see prepared batches (`fi_jax.features.prepare`).
     """
 

@@ -1,8 +1,8 @@
-"""Keypoint-led flow: the missing pixels are carried from noise to a face along a learned velocity.
+"""Keypoint-conditioned flow: missing pixels go from noise to a face along a learned velocity.
 
 Conditional flow matching (Lipman et al., 2023): at time t the hole shows t * image + (1 - t) *
 noise, all else the photo. The network predicts the image, and its error is weighed as that of the
-velocity, image - noise. Landmarks lead it as maps, left out at random, so that classifier-free
+velocity, image - noise. Landmarks condition it as maps, left out at random, so that classifier-free
 guidance (Ho & Salimans, 2022) can turn them up. A style vector carries appearance: read off the
 whole face in training, drawn from what the visible pixels tell in sampling.
 
@@ -187,14 +187,14 @@ class Flow:
     # ------------------------------------------------------------------------------ conditions
 
     def condition(self, batch: Batch, key: jax.Array | None = None) -> jax.Array:
-        """The landmarks that lead, as maps (B,H,W,C); with a key, left out at random."""
+        """The landmark condition, maps (B,H,W,C); with a key, left out at random."""
         known = batch['has_landmarks']
         if key is not None:
             keep = 1.0 - self.config.condition_dropout
             known *= jax.random.bernoulli(key, keep, known.shape)
         elif self.config.landmark_source == 'none':
             known = jnp.zeros_like(known)
-        return features.guide(batch['landmarks'], known, batch['hole'].shape[1:3])
+        return features.condition_maps(batch['landmarks'], known, batch['hole'].shape[1:3])
 
     def view(self, state: jax.Array, hole: jax.Array, condition: jax.Array) -> jax.Array:
         """What the network sees: the flow's state, the hole and the landmark maps."""
@@ -222,7 +222,7 @@ class Flow:
             return self.no_style(rows), jnp.zeros((rows, 1))
         key_unit, key_given = jax.random.split(key)
         mean, logvar = nets['extractor'](self.face(batch))
-        prior = nets['prior'](self.view(batch['masked'], batch['hole'], batch['guide']))
+        prior = nets['prior'](self.view(batch['masked'], batch['hole'], batch['condition']))
         z = reparameterise(mean, logvar, jax.random.normal(key_unit, mean.shape))
         given = jax.random.bernoulli(key_given, 1.0 - f.style_dropout, (rows,))
         return self.with_style(z, given.astype(jnp.float32)), losses.kl_gaussian(
@@ -245,15 +245,15 @@ class Flow:
     ) -> tuple[jax.Array, Terms]:
         """Squared error of the velocity inside the holes, and the style's KL to its prior."""
         f = self.config.flow
-        key_t, key_noise, key_guide, key_style = jax.random.split(key, 4)
+        key_t, key_noise, key_condition, key_style = jax.random.split(key, 4)
         image, hole = batch['image'], batch['hole']
-        batch = {**batch, 'guide': self.condition(batch, key_guide)}
+        batch = {**batch, 'condition': self.condition(batch, key_condition)}
         t = f.time_mean + f.time_deviation * jax.random.normal(key_t, (len(image),))
         t = jax.nn.sigmoid(t)
         noise = jax.random.normal(key_noise, image.shape)
         style, kl = self.drawn_style(nets, batch, key_style)
         state = mix(image, noise, hole, t)
-        out = nets['flow'](self.view(state, hole, batch['guide']), t, style)
+        out = nets['flow'](self.view(state, hole, batch['condition']), t, style)
         error = jnp.square(self.velocity(out, state, t) - (image - noise))
         each = (error * hole).sum(axis=(1, 2, 3))
         pixels = 3.0 * hole.sum(axis=(1, 2, 3))
@@ -279,15 +279,15 @@ class Flow:
         distillation"). A pseudo-Huber distance (Song & Dhariwal, 2024) spares what is sharp.
         """
         f = self.config.flow
-        key_k, key_noise, key_guide, key_style = jax.random.split(key, 4)
+        key_k, key_noise, key_condition, key_style = jax.random.split(key, 4)
         hole, rows = batch['hole'], len(batch['image'])
-        batch = {**batch, 'guide': self.condition(batch, key_guide)}
+        batch = {**batch, 'condition': self.condition(batch, key_condition)}
         style = jax.lax.stop_gradient(self.drawn_style(nets, batch, key_style)[0])
         noise = jax.random.normal(key_noise, batch['image'].shape)
         jumps = jax.random.randint(key_k, (rows,), 0, f.distill_jumps)
 
         def jump(net: Any, state: jax.Array, t: jax.Array) -> jax.Array:
-            out = net(self.view(state, hole, batch['guide']), t, style)
+            out = net(self.view(state, hole, batch['condition']), t, style)
             return state + (1.0 - t)[:, None, None, None] * self.velocity(out, state, t)
 
         state, t = mix(batch['image'], noise, hole, jnp.zeros(rows)), jnp.zeros(rows)
@@ -302,7 +302,7 @@ class Flow:
         target, left = state, 1.0 - t
         for k in range(f.teacher_steps):
             at = t + left * k / f.teacher_steps
-            out = nets['teacher'].frozen(self.view(target, hole, batch['guide']), at, style)
+            out = nets['teacher'].frozen(self.view(target, hole, batch['condition']), at, style)
             pace = self.velocity(out, target, at) * (left / f.teacher_steps)[:, None, None, None]
             target = features.composite(target + pace, batch['image'], hole)
         target = jax.lax.stop_gradient(target)
@@ -327,7 +327,7 @@ class Flow:
         self, nets: Nets, batch: Batch, key: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, Terms]:
         """The critics' penalty on real images, by interval (Mescheder et al., 2018)."""
-        batch = {**batch, 'guide': self.condition(batch, key)}
+        batch = {**batch, 'condition': self.condition(batch, key)}
         critics = of_images(nets, batch)
         terms = {n: losses.r1(critic, batch['image']).mean() for n, critic in critics.items()}
         return self.config.flow.r1_every * self.config.flow.r1 * jnp.asarray(
@@ -350,31 +350,31 @@ class Flow:
     def sample(self, nets: Nets, batch: Batch, keys: Keys) -> dict[str, jax.Array]:
         """Completions, from noise and a style drawn from keys (B,).
 
-        told (B,68,2): the landmarks that led each, in pixels, NaN where none did.
+        condition_landmarks (B,68,2): those of its condition, in pixels, NaN where it has none.
         """
         options, image, hole = self.config.sample, batch['image'], batch['hole']
-        rows, led = len(image), self.config.landmark_source != 'none'
+        rows, conditioned = len(image), self.config.landmark_source != 'none'
         noise = rng.normal(rng.named(keys, 'noise'), image.shape[1:])
-        guide = self.condition(batch)
+        condition = self.condition(batch)
         style = self.no_style(rows)
         if self.config.flow.style_dim and options.style != 'none':
             if options.style == 'given':
                 z = batch['style']
             else:
-                mean, logvar = nets['prior'](self.view(batch['masked'], hole, guide))
+                mean, logvar = nets['prior'](self.view(batch['masked'], hole, condition))
                 unit = rng.normal(rng.named(keys, 'style'), mean.shape[1:])
                 z = reparameterise(mean, logvar, unit)
             style = self.with_style(z, jnp.ones(rows))
 
-        def velocity(state: jax.Array, t: jax.Array, guide: jax.Array) -> jax.Array:
+        def velocity(state: jax.Array, t: jax.Array, condition: jax.Array) -> jax.Array:
             times = jnp.broadcast_to(t, (rows,))
-            out = nets['flow'](self.view(state, hole, guide), times, style)
+            out = nets['flow'](self.view(state, hole, condition), times, style)
             return self.velocity(out, state, times)
 
-        def guided(state: jax.Array, t: jax.Array) -> jax.Array:
-            v = velocity(state, t, guide)
-            if led and ('guidance' in batch or self.config.guidance != 1.0):
-                free = velocity(state, t, jnp.zeros_like(guide))
+        def with_guidance(state: jax.Array, t: jax.Array) -> jax.Array:
+            v = velocity(state, t, condition)
+            if conditioned and ('guidance' in batch or self.config.guidance != 1.0):
+                free = velocity(state, t, jnp.zeros_like(condition))
                 low, high = options.guidance_interval
                 strength = batch.get('guidance', jnp.full(rows, self.config.guidance))
                 strength = jnp.where((t >= low) & (t <= high), strength, 1.0)
@@ -384,11 +384,11 @@ class Flow:
         steps, times = options.steps, jnp.linspace(0.0, 1.0, options.steps + 1)
 
         def euler(i: jax.Array | int, state: jax.Array) -> jax.Array:
-            return state + guided(state, times[i]) / steps
+            return state + with_guidance(state, times[i]) / steps
 
         def heun(i: jax.Array | int, state: jax.Array) -> jax.Array:
-            v = guided(state, times[i])
-            ahead = guided(state + v / steps, times[i + 1])
+            v = with_guidance(state, times[i])
+            ahead = with_guidance(state + v / steps, times[i + 1])
             return state + (v + ahead) / (2 * steps)
 
         # At the end of time the velocity is not defined, so the last step is Euler's.
@@ -398,9 +398,9 @@ class Flow:
             state = jax.lax.fori_loop(0, steps - 1, step, state)
         state = euler(steps - 1, state)
         out = {'image': jnp.clip(state, -1.0, 1.0)}
-        if led:
+        if conditioned:
             known = batch['has_landmarks'][:, None, None] > 0
-            out['told'] = jnp.where(known, batch['landmarks'], jnp.nan)
+            out['condition_landmarks'] = jnp.where(known, batch['landmarks'], jnp.nan)
         return out
 
     def watch(self, nets: Nets, batch: Batch, key: jax.Array) -> Terms:

@@ -1,9 +1,9 @@
-"""The keypoint-guided system: Extractor, Face Embedding Network, Face Generator, two critics.
+"""The keypoint-conditioned system: Extractor, Face Embedding Network, Face Generator, two critics.
 
 Path R (reconstruct) draws z from the Extractor's view of the whole face, path S (sample) from the
-prior: random vectors, moved and scaled to what the visible pixels allow. Stage 1 plays path R
-alone; stage 2 plays both in each step, with the critics. On path S the critics lead inside the
-hole, and the latent L1 keeps z readable.
+prior: random vectors, moved and scaled to what the visible pixels allow. Stage 1 trains path R
+alone; stage 2 both in each step, with the critics. On path S the critics alone shape the inside of
+the hole, and the latent L1 keeps z readable.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from fi_jax.nets.layers import reparameterise
 from fi_jax.rng import Keys
 
 LANDMARK_SOURCES = ('none', 'user', 'predictor', 'predictor_sample')
-SEEN = ('masked', 'hole', 'guide')
+SEEN = ('masked', 'hole', 'condition')
 WATCH_SAMPLES = 4
 
 Terms = dict[str, jax.Array]
@@ -115,14 +115,14 @@ class Keypoint:
         """Example arguments of each network."""
         image, hole, n = batch['image'], batch['hole'], self.config.nets
         z, v = jnp.zeros((len(image), n.z_dim)), jnp.zeros((len(image), 2 * n.v_dim))
-        guide = self.guide(batch)
+        condition = self.condition(batch)
         examples = {
             'extractor': (self.real_features(batch),),
-            'prior': (jnp.concatenate([image, hole, guide], axis=-1),),
-            'embedding': (image, hole, guide, z, v),
-            'generator': (image, hole, guide, v, z),
+            'prior': (jnp.concatenate([image, hole, condition], axis=-1),),
+            'embedding': (image, hole, condition, z, v),
+            'generator': (image, hole, condition, v, z),
             'd_global': (image,),
-            'd_local': (local_view(image, hole, guide),),
+            'd_local': (local_view(image, hole, condition),),
         }
         return {name: examples[name] for name in self.nets()}
 
@@ -142,7 +142,7 @@ class Keypoint:
     # --------------------------------------------------------------------------------- draws
 
     def prior(self, nets: Nets, view: Batch) -> Style:
-        """The Gaussian that path S draws z from; view: the batch's masked, hole and guide.
+        """The Gaussian that path S draws z from; view: the batch's masked, hole and condition.
 
         'visible' reads it off the visible pixels (as PICNet does: Zheng et al., 2019), for a z
         that knows nothing of them contradicts the skin and the light around the hole; 'normal' is
@@ -164,8 +164,8 @@ class Keypoint:
             jax.random.normal(key_v, (rows, 2 * n.v_dim)),
         )
 
-    def guide(self, batch: Batch, key: jax.Array | None = None) -> jax.Array:
-        """The landmarks a completion is told, as maps: none under landmark_source 'none'.
+    def condition(self, batch: Batch, key: jax.Array | None = None) -> jax.Array:
+        """The landmark condition, as maps: none under landmark_source 'none'.
 
         With a key, for training: those of the truth, left out at random, so that the networks
         work with and without them.
@@ -176,15 +176,15 @@ class Keypoint:
             given *= jax.random.bernoulli(key, keep, given.shape)
         elif self.config.landmark_source == 'none':
             given = jnp.zeros_like(given)
-        return features.guide(batch['landmarks'], given, batch['hole'].shape[1:3])
+        return features.condition_maps(batch['landmarks'], given, batch['hole'].shape[1:3])
 
-    def told(self, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
-        """A fresh key, and a training batch with its guide."""
-        key, key_guide = jax.random.split(key)
-        return key, {**batch, 'guide': self.guide(batch, key_guide)}
+    def conditioned(self, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
+        """A fresh key, and a training batch with its condition."""
+        key, key_condition = jax.random.split(key)
+        return key, {**batch, 'condition': self.condition(batch, key_condition)}
 
     def complete(self, nets: Nets, view: Batch, z: jax.Array, noise_v: jax.Array) -> Path:
-        """Embedding, then generator; view: the batch's masked, hole and guide."""
+        """Embedding, then generator; view: the batch's masked, hole and condition."""
         seen = tuple(view[name] for name in SEEN)
         embedding = nets['embedding'](*seen, z, noise_v)
         return Path(z, embedding, nets['generator'](*seen, embedding.v_emb, z))
@@ -230,7 +230,7 @@ class Keypoint:
     def features_term(self, error: jax.Array, batch: Batch) -> jax.Array:
         """Mean error inside the hole near the landmarks, over the faces where they are known.
 
-        Eyes and lips are a small share of a hole, and what landmarks lead is there.
+        Eyes and lips are a small share of a hole, and what landmarks decide is there.
         """
         known = batch['has_landmarks']
         points = jnp.where(known[:, None, None] > 0, batch['landmarks'], 0.0)
@@ -264,7 +264,7 @@ class Keypoint:
         return total, terms
 
     def latent_terms(self, nets: Nets, s: Path, batch: Batch) -> Terms:
-        """L1 from what the Extractor reads off each fake to its own z, and to its twin's.
+        """L1 from what the Extractor reads off each fake to its own z, and to its partner's.
 
         The Extractor itself is frozen, else the two could agree on an invisible code; so are the
         decoded maps (unless config.latent_through is 'all'), where one was seen to be hidden.
@@ -331,17 +331,19 @@ class Keypoint:
         kind, stats = GAN_KINDS[self.config.gan], {}
         if self.config.gan == 'hinge_sn':
             stats = {'update_stats': True}
-        doubled = pairs.doubled({name: batch[name] for name in ('image', 'hole', 'guide')})
+        doubled = pairs.doubled({name: batch[name] for name in ('image', 'hole', 'condition')})
         fake = jax.lax.stop_gradient(composite(fake, doubled))
-        guide = pairs.partner(batch['guide'])
-        views = (local_view(batch['image'], batch['hole'], g) for g in (batch['guide'], guide))
+        condition = pairs.partner(batch['condition'])
+        views = (
+            local_view(batch['image'], batch['hole'], g) for g in (batch['condition'], condition)
+        )
         # In one pass: devices sum the gradients of each pass apart.
         own, other = pairs.split(nets['d_local'](pairs.interleaved(*views), **stats))
         on_real = {'d_global': nets['d_global'](batch['image'], **stats), 'd_local': own}
         on_fake = scores(nets, fake, doubled, frozen=False)
         terms = {n: losses.critic_loss(kind, on_real[n], on_fake[n]).mean() for n in CRITICS}
         margins = {f'{n}_margin': (on_real[n] - on_fake[n]).mean() for n in CRITICS}
-        both = batch['guide'][:, 0, 0, -1] * guide[:, 0, 0, -1]
+        both = batch['condition'][:, 0, 0, -1] * condition[:, 0, 0, -1]
         each = losses.critic_loss(kind, own, other)
         terms['d_local_mismatch'] = (each * both).sum() / jnp.maximum(both.sum(), 1.0)
         weights = {'d_local_mismatch': self.config.loss.mismatch}
@@ -355,7 +357,7 @@ class Keypoint:
     ) -> tuple[jax.Array, Terms, Path]:
         """The generative loss on paths 'r', 's' or 'rs', its terms, and the last path drawn.
 
-        batch: with its guide.
+        batch: with its condition.
         """
         ramp = jnp.clip((step + 1) / warmup, 0.0, 1.0) if warmup > 0 else 1.0
         if paths == 'r':
@@ -377,7 +379,7 @@ class Keypoint:
         self, nets: Nets, batch: Batch, key: jax.Array, step: jax.Array, paths: str, warmup: float
     ) -> tuple[jax.Array, Terms]:
         """The generative nets alone."""
-        key, batch = self.told(batch, key)
+        key, batch = self.conditioned(batch, key)
         total, terms, _ = self.generative(nets, batch, key, step, paths, warmup)
         return total, terms
 
@@ -386,7 +388,7 @@ class Keypoint:
     ) -> tuple[jax.Array, Terms]:
         """Generative nets and critics at once: each loss stops at the other's nets, so that the
         gradient of the sum is each player's own, for one forward pass."""
-        key, batch = self.told(batch, key)
+        key, batch = self.conditioned(batch, key)
         total, terms, path = self.generative(nets, batch, key, step, paths, warmup=0.0)
         critic, critic_terms = self.critic_terms(nets, path.image, batch)
         return total + critic, terms | prefix('critic', critic_terms)
@@ -395,7 +397,7 @@ class Keypoint:
         self, nets: Nets, batch: Batch, key: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, Terms]:
         """The critics alone, with WGAN's penalty between real and fake."""
-        key, batch = self.told(batch, key)
+        key, batch = self.conditioned(batch, key)
         key_s, key_mix = jax.random.split(key)
         doubled = pairs.doubled(batch)
         fake = composite(self.path_s(nets, doubled, key_s).image, doubled)
@@ -413,34 +415,34 @@ class Keypoint:
         self, nets: Nets, batch: Batch, key: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, Terms]:
         """The penalty on real images, weighted by its interval to the same mean strength."""
-        _, batch = self.told(batch, key)
+        _, batch = self.conditioned(batch, key)
         critics = of_images(nets, batch)
         terms = {n: losses.r1(critic, batch['image']).mean() for n, critic in critics.items()}
         weight = self.config.r1_every * self.config.loss.r1
         return weight * jnp.asarray(sum(terms.values())), prefix('r1', terms)
 
-    def movers(self, paths: str) -> tuple[str, ...]:
+    def trainable(self, paths: str) -> tuple[str, ...]:
         """The nets that the generative loss of some paths moves: path S has no pull on z's own."""
-        still = CRITICS if 'r' in paths else (*CRITICS, 'extractor', 'prior')
-        return tuple(name for name in self.nets() if name not in still)
+        frozen = CRITICS if 'r' in paths else (*CRITICS, 'extractor', 'prior')
+        return tuple(name for name in self.nets() if name not in frozen)
 
     def stages(self) -> dict[str, tuple[Phase, ...]]:
-        """Who plays in stage 1 and in stage 2."""
+        """The phases of stage 1 and of stage 2."""
         config = self.config
         warmup = config.loss.kl_warmup * config.steps.stage1
         reconstruct = partial(self.phase_generative, paths='r', warmup=warmup)
-        stage1 = (Phase('reconstruct', self.movers('r'), reconstruct),)
+        stage1 = (Phase('reconstruct', self.trainable('r'), reconstruct),)
 
         paths = 'rs' if config.schedule == 'joint' else 's'
-        movers = self.movers(paths)
+        trainable = self.trainable(paths)
         if config.gan == 'wgan_gp' or config.critic_steps > 1:
             generators = partial(self.phase_generative, paths=paths, warmup=0.0)
             stage2: tuple[Phase, ...] = (
                 Phase('critics', CRITICS, self.phase_critics, repeats=config.critic_steps),
-                Phase('generators', movers, generators),
+                Phase('generators', trainable, generators),
             )
         else:
-            stage2 = (Phase('all', movers + CRITICS, partial(self.phase_all, paths=paths)),)
+            stage2 = (Phase('all', trainable + CRITICS, partial(self.phase_all, paths=paths)),)
         if config.gan == 'ns_r1':
             stage2 += (Phase('r1', CRITICS, self.phase_r1, every=config.r1_every),)
         return {'stage1': stage1, 'stage2': stage2}
@@ -450,7 +452,7 @@ class Keypoint:
     def sample(self, nets: Nets, batch: Batch, keys: Keys) -> dict[str, jax.Array]:
         """Completions from z and the noise of the embeddings, drawn from keys (B,).
 
-        told (B,68,2): the landmarks that led each, in pixels, NaN where none did.
+        condition_landmarks (B,68,2): those of its condition, in pixels, NaN where it has none.
         """
         n = self.config.nets
         return self.from_noise(nets, batch, rng.normal(keys, (n.z_dim + 2 * n.v_dim,)))
@@ -464,38 +466,38 @@ class Keypoint:
     def from_noise(self, nets: Nets, batch: Batch, noise: jax.Array) -> dict[str, jax.Array]:
         """Completions from standard normal noise (B, z_dim + 2 v_dim)."""
         unit, noise_v = jnp.split(noise, [self.config.nets.z_dim], axis=-1)
-        batch = {**batch, 'guide': self.guide(batch)}
+        batch = {**batch, 'condition': self.condition(batch)}
         z = reparameterise(*self.prior(nets, batch), unit)
         s = self.complete(nets, batch, z, noise_v)
         out = {
-            'image': self.guided(nets, batch, s, noise_v),
+            'image': self.with_guidance(nets, batch, s, noise_v),
             'landmark_map': jax.nn.sigmoid(s.embedding.landmark_logits),
             'face_mask': jax.nn.sigmoid(s.embedding.mask_logits),
             'face_part': s.embedding.part,
         }
         if self.config.landmark_source != 'none':
             known = batch['has_landmarks'][:, None, None] > 0
-            out['told'] = jnp.where(known, batch['landmarks'], jnp.nan)
+            out['condition_landmarks'] = jnp.where(known, batch['landmarks'], jnp.nan)
         return out
 
-    def guided(self, nets: Nets, batch: Batch, s: Path, noise_v: jax.Array) -> jax.Array:
+    def with_guidance(self, nets: Nets, batch: Batch, s: Path, noise_v: jax.Array) -> jax.Array:
         """The image, moved further from what the same z gives without landmarks.
 
         The extrapolation of classifier-free guidance (Ho & Salimans, 2022), in pixels: training
-        leaves the guide out at random, so the nets know both.
+        leaves the condition out at random, so the nets know both.
         """
         free = 'guidance' not in batch and self.config.guidance == 1.0
         if free or self.config.landmark_source == 'none':
             return s.image
         strength = batch.get('guidance', jnp.full(len(s.image), self.config.guidance))
         strength = strength[:, None, None, None]
-        untold = {**batch, 'guide': jnp.zeros_like(batch['guide'])}
-        bare = self.complete(nets, untold, s.z, noise_v).image
+        unconditional = {**batch, 'condition': jnp.zeros_like(batch['condition'])}
+        bare = self.complete(nets, unconditional, s.z, noise_v).image
         return jnp.clip(bare + strength * (s.image - bare), -1.0, 1.0)
 
     def watch(self, nets: Nets, batch: Batch, key: jax.Array) -> Terms:
         """Whether z is used: by the Extractor, by the embedding, in the hole; and what pulls."""
-        batch = {**batch, 'guide': self.guide(batch)}
+        batch = {**batch, 'condition': self.condition(batch)}
         prior = self.prior(nets, batch)
         posterior = Style(*nets['extractor'](self.real_features(batch)))
         kl = losses.kl_gaussian(*posterior, *prior).mean(0)
@@ -503,8 +505,8 @@ class Keypoint:
         for k in jax.random.split(key, WATCH_SAMPLES):
             unit, noise_v = self.noise(k, len(batch['hole']))
             # No noise in the embeddings: what varies here is owed to z alone.
-            still = jnp.zeros_like(noise_v)
-            drawn.append(self.complete(nets, batch, reparameterise(*prior, unit), still))
+            no_noise = jnp.zeros_like(noise_v)
+            drawn.append(self.complete(nets, batch, reparameterise(*prior, unit), no_noise))
 
         def distance(a: Path, b: Path) -> jax.Array:
             return losses.masked_mean(jnp.abs(a.image - b.image), batch['hole']).mean()
@@ -578,7 +580,7 @@ def make(config: Any) -> Method:
     if config.batch_size % (2 * config.accumulate):
         raise ValueError(
             f'config.batch_size={config.batch_size}, config.accumulate={config.accumulate}: path S '
-            'draws twins; choose parts of an even size'
+            'draws pairs; choose microbatches of an even size'
         )
     system = Keypoint(config)
     return Method(
@@ -589,6 +591,6 @@ def make(config: Any) -> Method:
         variants={'z=0': system.most_likely},
         group=2,
         watch=system.watch,
-        ema=system.movers('r') if config.optim.ema_halflife_images > 0 else (),
+        ema=system.trainable('r') if config.optim.ema_halflife_images > 0 else (),
         sampling=tuple(n for n in ('prior', 'embedding', 'generator') if n in system.nets()),
     )

@@ -111,7 +111,7 @@ ABLATIONS: dict[str, Changes] = {
     'no_maps': {'loss.part': 0.0, 'loss.mask': 0.0, 'loss.landmark': 0.0},
     'no_features': {'loss.l1_features': 0.0},
     'no_mismatch': {'loss.mismatch': 0.0},
-    'no_guide': {'condition_dropout': 1.0, 'loss.mismatch': 0.0},
+    'no_condition': {'condition_dropout': 1.0, 'loss.mismatch': 0.0},
     'no_landmarks': {
         'condition_dropout': 1.0,
         'loss.l1_features': 0.0,
@@ -127,7 +127,7 @@ def defaults(res: int) -> dict[str, Any]:
     """The fields of this method alone; durations in steps, shares of 1."""
     return dict(
         steps=dict(stage1=0, stage2=0),
-        schedule='joint',  # stage 2 plays paths R and S; 'sequential': S alone, the literal reading
+        schedule='joint',  # stage 2 trains paths R and S; 'sequential': S alone, as read literally
         gan='ns_r1',  # ns_r1 | wgan_gp | hinge_sn
         critic_steps=1,
         r1_every=16,

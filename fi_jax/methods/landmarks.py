@@ -122,7 +122,7 @@ class Landmarks:
         estimate = nets['predictor'](batch['masked'], batch['hole'], train=train)
         log_scale = estimate.log_scale
         seen = [estimate.features, estimate.offset.reshape(-1, DIM) * 4.0, log_scale + 4.0]
-        # The heads explain the net; they must not lead it.
+        # The heads explain the net; they must not shape it.
         context = jax.lax.stop_gradient(jnp.concatenate(seen, axis=-1))
         return Faces(jnp.asarray(MEAN_SHAPE)[None] + estimate.offset, jnp.exp(log_scale), context)
 

@@ -1,6 +1,6 @@
-"""Neighbours of a batch: two examples of one device that are drawn, compared or swapped together.
+"""Neighbours of a batch: two examples of one device that are drawn and compared together.
 
-Methods that use them say Method.group = 2, so that no pair is cut.
+Methods that use them say Method.group = 2, so that no pair is split.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Per-example scores of completions, their means by group, and fills that need no network."""
+"""Per-example scores of completions, their means by group, and baselines that need no network."""

@@ -108,13 +108,13 @@ SCORES: tuple[str, ...] = (
 )
 
 
-def nearest(queries: jax.Array, bank: jax.Array) -> jax.Array:
-    """Distance of each descriptor (B,D) to the nearest of a bank (M,D): -> (B,); jittable.
+def nearest(queries: jax.Array, reference: jax.Array) -> jax.Array:
+    """Distance of each descriptor (B,D) to the nearest of a reference set (M,D): -> (B,); jittable.
 
     For memorisation: a sample nearer to a training face than photos of other people are is a copy.
-    Raises ValueError for an empty bank.
+    Raises ValueError for an empty reference set.
     """
-    if not len(bank):
-        raise ValueError('bank: no faces; give the descriptors of the training set')
+    if not len(reference):
+        raise ValueError('reference_set: no faces; give the descriptors of the training set')
     # Differences themselves: by products, in float32, a face would be .001 away from itself.
-    return jax.lax.map(lambda query: distance(bank, query[None]).min(), queries)
+    return jax.lax.map(lambda query: distance(reference, query[None]).min(), queries)

@@ -1,6 +1,6 @@
 """The metrics of an evaluation by name: of each example, and of a whole set of examples.
 
-`image` and `seam` need nothing; the others need published weights, a reader of landmarks or the
+`image` and `seam` need nothing; the others need published weights, a landmark detector or the
 training faces, and are noted as skipped without them.
 """
 
@@ -39,8 +39,8 @@ def chosen(wanted: str) -> tuple[str, ...]:
 
 
 @flax.struct.dataclass(eq=False)  # hashed as it is, for jit
-class Reader:
-    """A frozen finder of landmarks: images (B,H,W,3) in 0..255 -> points (B,68,2); a pytree.
+class LandmarkDetector:
+    """A frozen landmark detector: images (B,H,W,3) in 0..255 -> points (B,68,2); a pytree.
 
     Points are in pixels of the images. find(weights, x) sees the centred square, resized to
     (B,res,res,3) where it has another size, and answers in pixels of that.
@@ -63,7 +63,7 @@ class Reader:
 
 
 @flax.struct.dataclass(eq=False)
-class Bank:
+class ReferenceSet:
     """Faces of the training set as features see them, rows (M,D); a pytree."""
 
     features: distribution.Features
@@ -75,20 +75,24 @@ def describe(features: distribution.Features, images: jax.Array, points: jax.Arr
     return features(identity.chips(images, points) if features.name == CUT_OUT else images)
 
 
-def face_judges(
+def face_evaluators(
     wanted: str,
     located: bool,
     skipped: dict[str, str],
-    reader: Reader | None = None,
-    bank: Bank | None = None,
+    landmark_detector: LandmarkDetector | None = None,
+    reference: ReferenceSet | None = None,
 ) -> dict[str, Any]:
-    """What looks at faces, by the metric of FACE_NAMES: a reader, dlib's features, a bank.
+    """What sees faces, by the metric of FACE_NAMES: a detector, dlib's features, a reference set.
 
     located: whether landmarks are known. What cannot be had is noted in skipped, with the reason.
     """
-    found: dict[str, Any] = {'landmarks': reader, 'identity': None, 'memorisation': bank}
+    found: dict[str, Any] = {
+        'landmarks': landmark_detector,
+        'identity': None,
+        'memorisation': reference,
+    }
     if 'identity' in chosen(wanted):
-        if located or reader is not None:
+        if located or landmark_detector is not None:
             try:
                 found['identity'] = distribution.make_features(CUT_OUT)
             except LookupError as error:
@@ -96,39 +100,40 @@ def face_judges(
         else:
             skipped['identity'] = (
                 'no landmarks are known for these images, and they say where the face is; name '
-                'them in config.data.landmarks, or a reader in config.eval.landmark_detector'
+                'them in config.data.landmarks, or a detector in config.eval.landmark_detector'
             )
     return {k: x for k, x in found.items() if k in chosen(wanted) and x is not None}
 
 
-def of_photos(judges: Mapping[str, Any], batch: Batch) -> dict[str, jax.Array]:
-    """The batch with what the judges of faces see of its originals, once for all rows.
+def of_photos(evaluators: Mapping[str, Any], batch: Batch) -> dict[str, jax.Array]:
+    """The batch with what the evaluators of faces see of its originals, once for all rows.
 
-    `landmarks` as the reader finds them, where the batch has none, and `descriptor` (B,D).
+    `landmarks` as the detector finds them, where the batch has none, and `descriptor` (B,D).
     """
     out = dict(batch)
-    if 'landmarks' not in batch and 'landmarks' in judges:
-        out['landmarks'] = judges['landmarks'](batch['image'])
+    if 'landmarks' not in batch and 'landmarks' in evaluators:
+        out['landmarks'] = evaluators['landmarks'](batch['image'])
         out['has_landmarks'] = jnp.ones(len(batch['image']))
-    if (features := _cut_out(judges)) is not None:
+    if (features := _cut_out(evaluators)) is not None:
         out['descriptor'] = describe(features, batch['image'], out['landmarks'])
     return out
 
 
-def _cut_out(judges: Mapping[str, Any]) -> distribution.Features | None:
-    bank = judges.get('memorisation')
-    aligned = bank.features if bank is not None and bank.features.name == CUT_OUT else None
-    return judges.get('identity', aligned)
+def _cut_out(evaluators: Mapping[str, Any]) -> distribution.Features | None:
+    reference = evaluators.get('memorisation')
+    features = None if reference is None else reference.features
+    aligned = features if features is not None and features.name == CUT_OUT else None
+    return evaluators.get('identity', aligned)
 
 
 def example_metrics(
-    wanted: str, side: int, skipped: dict[str, str], judges: Mapping[str, Any] | None = None
+    wanted: str, side: int, skipped: dict[str, str], evaluators: Mapping[str, Any] | None = None
 ) -> dict[str, tuple[Score, Any]]:
     """Name -> (score, weights) of the metrics of single examples; `image` is always there.
 
-    side: of the images, pixels. The judges of faces are one score under their joint name, for they
-    share what they see; they need batches of `of_photos`. What cannot be had is noted in skipped,
-    with the reason. Raises ValueError on an unknown name.
+    side: of the images, pixels. The evaluators of faces are one score under their joint name, as
+    they share what they see; they need batches of `of_photos`. What cannot be had is noted in
+    skipped, with the reason. Raises ValueError on an unknown name.
     """
     found: dict[str, tuple[Score, Any]] = {'image': (_image, None)}
     for name in chosen(wanted):
@@ -144,7 +149,7 @@ def example_metrics(
                 found[name] = _perceptual, perceptual.make_distance(name)
             except LookupError as error:
                 skipped[name] = str(error)
-    return found | ({', '.join(judges): (_faces, dict(judges))} if judges else {})
+    return found | ({', '.join(evaluators): (_faces, dict(evaluators))} if evaluators else {})
 
 
 def _image(_: None, samples: jax.Array, batch: Batch) -> dict[str, jax.Array]:
@@ -167,7 +172,7 @@ def _perceptual(
     return diversity.score(distance, samples, batch['image'], batch['hole'])
 
 
-def _faces(judges: Mapping[str, Any], samples: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+def _faces(evaluators: Mapping[str, Any], samples: jax.Array, batch: Batch) -> dict[str, jax.Array]:
     """Structure, likeness, the diversity of samples that keep both, and the nearest training face.
 
     Faces are cut out by the photo's landmarks; NaN where those are not known.
@@ -176,15 +181,15 @@ def _faces(judges: Mapping[str, Any], samples: jax.Array, batch: Batch) -> dict[
     known = batch['has_landmarks'] > 0
     found: dict[str, jax.Array] = {}
     error = away = each = None
-    if 'landmarks' in judges:
-        at = jnp.moveaxis(jax.lax.map(judges['landmarks'], of_samples), 0, 1)  # (B,N,68,2)
+    if 'landmarks' in evaluators:
+        at = jnp.moveaxis(jax.lax.map(evaluators['landmarks'], of_samples), 0, 1)  # (B,N,68,2)
         found |= landmarks.score(at, batch['landmarks'], batch['hole'])
         error = landmarks.error(at, batch['landmarks'][:, None])
         found['landmark_passed'] = diversity.gate(error).mean(axis=1)
-    if 'identity' in judges:
+    if 'identity' in evaluators:
 
         def described(images: jax.Array) -> jax.Array:
-            return describe(judges['identity'], images, batch['landmarks'])
+            return describe(evaluators['identity'], images, batch['landmarks'])
 
         each = jnp.moveaxis(jax.lax.map(described, of_samples), 0, 1)  # (B,N,D)
         found |= identity.score(each, batch['descriptor'])
@@ -202,16 +207,17 @@ def _faces(judges: Mapping[str, Any], samples: jax.Array, batch: Batch) -> dict[
 
             of_pairs = jax.lax.map(apart, jnp.stack([first, second], axis=1)).T
             found['pair_distance_hole_passed'] = diversity.at_quality(of_pairs, passed)
-    if 'memorisation' in judges:
-        bank = judges['memorisation']
-        name = train_distance(bank.features.name)
-        if bank.features.name != CUT_OUT:  # features of the whole frame, which need no landmarks
-            seen = {name: bank.features(samples[:, 0]), _photo(name): bank.features(batch['image'])}
-            near = {key: identity.nearest(x, bank.rows) for key, x in seen.items()}
+    if 'memorisation' in evaluators:
+        reference = evaluators['memorisation']
+        see = reference.features
+        name = train_distance(see.name)
+        if see.name != CUT_OUT:  # features of the whole frame, which need no landmarks
+            seen = {name: see(samples[:, 0]), _photo(name): see(batch['image'])}
+            near = {key: identity.nearest(x, reference.rows) for key, x in seen.items()}
             return {k: jnp.where(known, x, jnp.nan) for k, x in found.items()} | near
-        first_one = describe(bank.features, samples[:, 0], batch['landmarks'])
-        found[name] = identity.nearest(first_one if each is None else each[:, 0], bank.rows)
-        found[_photo(name)] = identity.nearest(batch['descriptor'], bank.rows)
+        first_one = describe(see, samples[:, 0], batch['landmarks'])
+        found[name] = identity.nearest(first_one if each is None else each[:, 0], reference.rows)
+        found[_photo(name)] = identity.nearest(batch['descriptor'], reference.rows)
     return {name: jnp.where(known, values, jnp.nan) for name, values in found.items()}
 
 

@@ -88,7 +88,7 @@ class MapDecoder(nn.Module):
 class FaceEmbedding(nn.Module):
     """The whole network -> Embedding.
 
-    masked (B,H,W,3), hole (B,H,W,1), guide (B,H,W,G) of `features.guide`, z (B,Z),
+    masked (B,H,W,3), hole (B,H,W,1), condition (B,H,W,G) of `features.condition_maps`, z (B,Z),
     noise (B,2*v_dim). hvae: 'dual' keeps the two encoders apart; 'chain' lets V_f depend on V_l.
     """
 
@@ -104,11 +104,11 @@ class FaceEmbedding(nn.Module):
         self,
         masked: jax.Array,
         hole: jax.Array,
-        guide: jax.Array,
+        condition: jax.Array,
         z: jax.Array,
         noise: jax.Array,
     ) -> Embedding:
-        x = jnp.concatenate([masked, hole, guide], axis=-1)
+        x = jnp.concatenate([masked, hole, condition], axis=-1)
         noise_l, noise_f = jnp.split(noise, 2, axis=-1)
 
         def encoder(name: str) -> Encoder:

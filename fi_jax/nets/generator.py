@@ -18,22 +18,22 @@ def visible_share(hole: jax.Array, size: int) -> jax.Array:
     return 1.0 - cells.mean(axis=(2, 4))
 
 
-def shrink(guide: jax.Array, size: int) -> jax.Array:
+def shrink(condition: jax.Array, size: int) -> jax.Array:
     """The greatest value in each cell of a size x size grid; (B,H,W,C) -> (B,size,size,C)."""
-    stride = guide.shape[1] // size
-    cells = guide.reshape(guide.shape[0], size, stride, size, stride, -1)
+    stride = condition.shape[1] // size
+    cells = condition.reshape(condition.shape[0], size, stride, size, stride, -1)
     return cells.max(axis=(2, 4))
 
 
 class FaceGenerator(nn.Module):
     """U-Net modulated by [V_emb, z] -> image (B,H,W,3) in [-1,1].
 
-    masked (B,H,W,3), hole (B,H,W,1), guide (B,H,W,G) of `features.guide`.
+    masked (B,H,W,3), hole (B,H,W,1), condition (B,H,W,G) of `features.condition_maps`.
     The first level runs at half resolution: full-resolution convolutions with few channels cost
     the most time and learn the least. Skips carry visible features only (as in LaFIn), so that a
-    hole cannot pass zeros as content; the guide joins each decoder level as it is, for it leads
-    inside the hole. z_inject: 'film' modulates each decoder level; 'concat' joins
-    the code at the bottleneck only.
+    hole cannot pass zeros as content; the condition joins each decoder level as it is, for it holds
+    inside the hole. z_inject: 'film' modulates each decoder level; 'concat' joins the code at the
+    bottleneck only.
     """
 
     widths: Sequence[int]
@@ -47,7 +47,7 @@ class FaceGenerator(nn.Module):
         self,
         masked: jax.Array,
         hole: jax.Array,
-        guide: jax.Array,
+        condition: jax.Array,
         v_emb: jax.Array,
         z: jax.Array,
     ) -> jax.Array:
@@ -59,14 +59,14 @@ class FaceGenerator(nn.Module):
         for _ in range(2):
             w = leaky(nn.Dense(256, dtype=self.dtype)(w))
 
-        x = full = jnp.concatenate([masked, hole, guide], axis=-1)
+        x = full = jnp.concatenate([masked, hole, condition], axis=-1)
         skips = []
         for width in self.widths:
             x = leaky(DownConv(width, 4, self.dtype)(x))
             x = leaky(conv(x, width))
             visible = x * visible_share(hole, x.shape[1]).astype(x.dtype)
-            level_guide = shrink(guide, x.shape[1]).astype(x.dtype)
-            skips.append(jnp.concatenate([visible, level_guide], axis=-1))
+            level_condition = shrink(condition, x.shape[1]).astype(x.dtype)
+            skips.append(jnp.concatenate([visible, level_condition], axis=-1))
 
         side = x.shape[1]
         seed = code if self.z_inject == 'concat' else v_emb

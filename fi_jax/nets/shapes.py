@@ -100,7 +100,7 @@ def _draw(
 
 
 class Flow(nn.Module):
-    """A conditional flow of affine couplings (Dinh et al., 2017), half of u led by the other."""
+    """A conditional flow of affine couplings (Dinh et al., 2017), half of u given the other."""
 
     layers: int = 8
     hidden: int = 128
@@ -113,14 +113,14 @@ class Flow(nn.Module):
         log_size = jnp.clip(log_size, -5.0, 5.0)
         orders = [np.random.default_rng(i).permutation(DIM) for i in range(self.layers)]
         first = [nn.Dense(self.hidden, name=f'first_{i}') for i in range(self.layers)]
-        led = [nn.Dense(self.hidden, name=f'led_{i}') for i in range(self.layers)]
+        couplings = [nn.Dense(self.hidden, name=f'led_{i}') for i in range(self.layers)]
         last = [
             nn.Dense(2 * half, kernel_init=nn.initializers.normal(1e-3), name=f'last_{i}')
             for i in range(self.layers)
         ]
 
         def coupling(i: int, kept: jax.Array) -> tuple[jax.Array, jax.Array]:
-            by = led[i](y)
+            by = couplings[i](y)
             by = by[:, None] if kept.ndim == 3 else by
             out = last[i](nn.relu(first[i](kept) + by))
             log_scale, shift = jnp.split(out, 2, axis=-1)

@@ -33,7 +33,7 @@ from fi_jax.input_pipeline import alignment
 from fi_jax.input_pipeline.archives import Folder
 from fi_jax.photo import blending
 from fi_jax.photo.reading import read_photo
-from fi_jax.run.files import whole
+from fi_jax.run.files import atomic_write
 from fi_jax.run.writers import save_json, save_png
 
 _OF_HOLE = re.compile(r'(.+)[_-](?:mask|hole)[_-]?\d*')  # how the hole of a photo is named
@@ -149,12 +149,12 @@ def write(result: inpaint.Result, out: Path, about: dict[str, Any]) -> None:
         text = PngImagePlugin.PngInfo()
         text.add_text('fi_jax', json.dumps(about | {'sample': k}))
         pixels = result.pixels(k)
-        with whole(out / f'{k:02d}.png') as part, open(part, 'wb') as file:
+        with atomic_write(out / f'{k:02d}.png') as part, open(part, 'wb') as file:
             result.photo.image(pixels, result.hole).save(file, 'PNG', pnginfo=text)
         tiles.append(_tile(result, pixels))
-    with whole(out / 'uncertainty.png') as part, open(part, 'wb') as file:
+    with atomic_write(out / 'uncertainty.png') as part, open(part, 'wb') as file:
         Image.fromarray(_as_grey(result.uncertainty)).save(file, 'PNG')
-    with whole(out / 'sheet.jpg') as part, open(part, 'wb') as file:
+    with atomic_write(out / 'sheet.jpg') as part, open(part, 'wb') as file:
         Image.fromarray(_sheet(result, tiles)).save(file, 'JPEG', quality=92)
     faces = [
         {

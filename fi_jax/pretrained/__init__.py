@@ -34,9 +34,9 @@ class Weights:
     """Trained networks and how they are used.
 
     config is the run's own, with what was asked in place of what was; method is made of it, and
-    nobody leads it yet (`fi_jax.methods.guidance.led` does that). nets hold float32 arrays on the
-    host, for `fi_jax.state.bind_ema`, `fi_jax.steps.draw_samples` and the like. predictor: the
-    landmark predictor inside the same file. about: name, kind (run or file), step, sha256 of a
+    it is not joined to a predictor yet (`methods/predicted_landmarks.py`). nets hold float32 arrays
+    on the host, for `fi_jax.state.bind_ema`, `fi_jax.steps.draw_samples` and the like. predictor:
+    the landmark predictor inside the same file. about: name, kind (run or file), step, sha256 of a
     file, and of a file terms, data and figures.
     """
 
@@ -62,7 +62,7 @@ def open_weights(
     try:
         return _of_file(tensors, about, asked, given, place, sha256)
     except (AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f'{field}={place}: its config is not whole ({error!r})') from error
+        raise ValueError(f'{field}={place}: its config is incomplete ({error!r})') from error
 
 
 def find(place: str | Path, field: str = '--checkpoint') -> Path:
@@ -113,15 +113,20 @@ def _of_run(run: Path, asked: Any, given: Any) -> Weights:
 
 
 def _of_file(
-    tensors: files.Tensors, told: Mapping[str, Any], asked: Any, given: Any, path: Path, sha256: str
+    tensors: files.Tensors,
+    saved: Mapping[str, Any],
+    asked: Any,
+    given: Any,
+    path: Path,
+    sha256: str,
 ) -> Weights:
     inside = None
-    if predictor := told.get('predictor'):
+    if predictor := saved.get('predictor'):
         part = {
             k.removeprefix('predictor/'): x for k, x in tensors.items() if k[:10] == 'predictor/'
         }
         inside = _of_file(part, predictor, None, None, path, sha256)
-    config = settings.opened(told['config'], asked, given)
+    config = settings.opened(saved['config'], asked, given)
     method = method_of(config, path)
     like = shapes_of(method, config.res)
     wanted = {f'nets/{name}': x for name, x in _leaves(like).items()}
@@ -133,7 +138,7 @@ def _of_file(
         )
     treedef = jax.tree.structure(like)
     leaves = [tensors[name].astype(x.dtype) for name, x in wanted.items()]
-    about = {'name': path.stem, 'kind': 'file', 'sha256': sha256, **told}
+    about = {'name': path.stem, 'kind': 'file', 'sha256': sha256, **saved}
     del about['config']
     return Weights(config, method, jax.tree.unflatten(treedef, leaves), inside, about)
 
@@ -183,8 +188,8 @@ def method_of(config: Any, place: str | Path) -> Method:
 
 def shapes_of(method: Method, res: int) -> dict[str, NetState]:
     """Shapes of the nets that sampling needs: params and stats alone."""
-    still = {name: optax.identity() for name in method.nets}
-    state = jax.eval_shape(lambda: init_state(method, still, res, 0))
+    fixed = {name: optax.identity() for name in method.nets}
+    state = jax.eval_shape(lambda: init_state(method, fixed, res, 0))
     names = method.sampling or tuple(method.nets)
     return {n: NetState(state.nets[n].params, state.nets[n].stats, {}, {}) for n in names}
 

@@ -22,9 +22,9 @@ import jax
 import ml_dtypes
 import numpy as np
 
-from fi_jax.methods import guidance
+from fi_jax.methods import predicted_landmarks
 from fi_jax.pretrained import Weights, files, open_weights, own_about, shipped, tensors_of
-from fi_jax.run.files import whole
+from fi_jax.run.files import atomic_write
 from fi_jax.run.folder import data_name, data_of, load_predictor
 
 DTYPES = {'float32': None, 'bfloat16': ml_dtypes.bfloat16, 'float16': np.float16}
@@ -55,7 +55,7 @@ def export_run(
     """Write a run's averaged networks to out, and its card beside it -> the file's SHA-256.
 
     dtype: of kernels and matrices; vectors stay float32. max_bytes: 0 for no limit. predictor: a
-    run or file of configs/landmarks.py to put inside; where the run is led by one, that one. A file
+    run or file of configs/landmarks.py to put inside; where the run uses one, that one. A file
     in the folder of this module is shipped with the package: terms, then, must be said. Raises
     ValueError where the file would be larger, or is named otherwise than *.safetensors; then
     nothing is written.
@@ -70,7 +70,7 @@ def export_run(
         raise ValueError(f'--dtype={dtype}: choose one of {list(DTYPES)}')
     weights = open_weights(run, field='--workdir')
     config = weights.config
-    if config.get('landmark_source') in guidance.PREDICTED:
+    if config.get('landmark_source') in predicted_landmarks.PREDICTED:
         predictor = predictor or config.predictor
     tensors, about = tensors_of(weights.nets, DTYPES[dtype]), describe(weights, run, dtype, terms)
     inside = load_predictor(predictor, '--predictor') if predictor else weights.predictor
@@ -89,9 +89,9 @@ def export_run(
         raise ValueError(f'--max_bytes={max_bytes:,}: the file would have {len(data):,};{hint}')
     sha256 = hashlib.sha256(data).hexdigest()
     if jax.process_index() == 0:
-        with whole(out) as part:
+        with atomic_write(out) as part:
             part.write_bytes(data)
-        with whole(out.with_suffix('.md')) as part:
+        with atomic_write(out.with_suffix('.md')) as part:
             part.write_text(card(out.name, about, len(data), sha256))
         if ships:
             what = f'{config.method}, {config.res} px, trained on {about["data_name"]}'
@@ -103,8 +103,8 @@ def describe(weights: Weights, place: str | Path, dtype: str, terms: str) -> dic
     """What a file says of networks beside their arrays; plain JSON, and no place of a machine."""
     own = own_about(place)
     if weights.about['kind'] == 'file':  # exported again: what it said, in another type
-        told = {**weights.about, 'config': own['config'], 'dtype': dtype}
-        return {k: x for k, x in told.items() if k not in ('name', 'kind', 'sha256', 'predictor')}
+        about = {**weights.about, 'config': own['config'], 'dtype': dtype}
+        return {k: x for k, x in about.items() if k not in ('name', 'kind', 'sha256', 'predictor')}
     settings, found = own['config'], weights.about['data']
     leaves = tensors_of(weights.nets).values()
     return {
@@ -148,8 +148,8 @@ def figures(run: Path) -> list[dict[str, Any]]:
     """
     found = []
     for path in sorted(run.glob('eval/*.json')):
-        told = json.loads(path.read_text())
-        protocol, rows = told['protocol'], told.get('rows', {'samples': told.get('scores', {})})
+        saved = json.loads(path.read_text())
+        protocol, rows = saved['protocol'], saved.get('rows', {'samples': saved.get('scores', {})})
         scores = rows.get('samples', {}).get('all', {})
         short = {name: protocol.get(name) for name in ('data', 'split', 'holes', 'num_samples')}
         cells = {

@@ -32,8 +32,8 @@ Tensors = dict[str, np.ndarray]
 def encode(tensors: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> bytes:
     """The file's bytes: the same for the same arrays and words."""
     arrays = {name: np.ascontiguousarray(x) for name, x in tensors.items()}
-    told = {'schema': SCHEMA, 'sha256': _digest(arrays, about), 'about': dict(about)}
-    return safetensors.numpy.save(arrays, {KEY: json.dumps(told, sort_keys=True)})
+    header = {'schema': SCHEMA, 'sha256': _digest(arrays, about), 'about': dict(about)}
+    return safetensors.numpy.save(arrays, {KEY: json.dumps(header, sort_keys=True)})
 
 
 def read(path: str | Path, sha256: str = '') -> tuple[Tensors, dict[str, Any], str]:
@@ -49,7 +49,7 @@ def read(path: str | Path, sha256: str = '') -> tuple[Tensors, dict[str, Any], s
     found = hashlib.sha256(data).hexdigest()
     if sha256 and found != sha256:
         raise ValueError(f'{path}: its SHA-256 is {found}, not {sha256}; get the file again')
-    told = _told(path, data)
+    header = _header(path, data)
     try:
         parts = safetensors.deserialize(data)
         arrays = {
@@ -58,11 +58,11 @@ def read(path: str | Path, sha256: str = '') -> tuple[Tensors, dict[str, Any], s
         }
     except (safetensors.SafetensorError, KeyError, ValueError) as error:
         raise ValueError(f'{path}: damaged ({error!r}); get the file again') from None
-    if _digest(arrays, told['about']) != told['sha256']:
+    if _digest(arrays, header['about']) != header['sha256']:
         raise ValueError(
             f'{path}: damaged: its contents are not those that were written; get the file again'
         )
-    return arrays, told['about'], found
+    return arrays, header['about'], found
 
 
 def read_about(path: str | Path) -> dict[str, Any]:
@@ -71,10 +71,10 @@ def read_about(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f'{path}: no such file of weights')
     with path.open('rb') as file:
-        return _told(path, file.read(8 + MAX_HEADER), path.stat().st_size)['about']
+        return _header(path, file.read(8 + MAX_HEADER), path.stat().st_size)['about']
 
 
-def _told(path: Path, data: bytes, size: int | None = None) -> dict[str, Any]:
+def _header(path: Path, data: bytes, size: int | None = None) -> dict[str, Any]:
     size = len(data) if size is None else size
     length = int.from_bytes(data[:8], 'little')
     if size < 8 or not length or (length <= MAX_HEADER and data[8:9] != b'{'):
@@ -101,8 +101,8 @@ def _told(path: Path, data: bytes, size: int | None = None) -> dict[str, Any]:
             f'{8 + length + end if isinstance(end, int) else end}; get the file again'
         )
     try:
-        told = json.loads(header['__metadata__'][KEY])
-        schema, _, _ = told['schema'], told['sha256'], told['about']['config']
+        header = json.loads(header['__metadata__'][KEY])
+        schema, _, _ = header['schema'], header['sha256'], header['about']['config']
     except (ValueError, TypeError, KeyError, RecursionError):
         raise ValueError(
             f'{path}: a safetensors file, but not of fi-jax export: it has no config'
@@ -112,7 +112,7 @@ def _told(path: Path, data: bytes, size: int | None = None) -> dict[str, Any]:
             f'{path}: schema {schema}, and this version of fi_jax reads {SCHEMA}; '
             'install the version that wrote it, or export again'
         )
-    return told
+    return header
 
 
 def _digest(arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> str:

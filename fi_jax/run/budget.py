@@ -57,7 +57,7 @@ class Budget:
             # The next look comes after about a second, and no later than time may be up.
             pace = max((here - self._agreed) / max(step - self._at, 1), 1e-9)
             wait = min(INTERVAL / (60.0 * self.minutes), 1.0 - here) / pace
-            told = np.array([here, max(1.0, min(wait, 100.0))], np.float32)
-            self._agreed, ahead = map(float, multihost_utils.broadcast_one_to_all(told))
+            mine = np.array([here, max(1.0, min(wait, 100.0))], np.float32)
+            self._agreed, ahead = map(float, multihost_utils.broadcast_one_to_all(mine))
             self._at, self._next = step, step + int(ahead)
         return self._agreed

@@ -1,6 +1,6 @@
 """Checkpoints: state, data position and meta, on orbax; verified, strict, with warm starts, best-k.
 
-Orbax writes whole steps or none, but does not notice a flipped bit, nor look past a damaged newest
+Orbax writes a step atomically, but does not notice a flipped bit, nor look past a damaged newest
 step. So each step carries `manifest.json`, the SHA-256 of its files; a restore checks it first.
 """
 
@@ -33,9 +33,10 @@ PyTree = Any
 class Checkpointer:
     """The checkpoints of one run folder: the newest `keep`, and the best `keep_best` by a metric.
 
-    A step is written in the background and becomes visible at once, whole; a killed run leaves
+    A step is written in the background and becomes visible at once, complete; a killed run leaves
     nothing half-written. Without options the folder is only read. With them, damaged steps and
-    strangers that are named like steps are moved to <workdir>/damaged. Use as a context, or close.
+    other files that are named like steps are moved to <workdir>/damaged. Use as a context, or
+    close.
     """
 
     def __init__(self, workdir: str | Path, options: Any = None):
@@ -52,9 +53,9 @@ class Checkpointer:
             keep_checkpoints_without_metrics=False,
         )
         if jax.process_index() == 0:
-            for stranger in self._strangers():
-                self._put_aside(stranger, 'it holds no state')
-        _sync('strangers')
+            for other in self._other_files():
+                self._put_aside(other, 'it holds no state')
+        _sync('other files')
         self._options = ocp.CheckpointManagerOptions(
             preservation_policy=policies.AnyPreservationPolicy(
                 [policies.LatestN(n=options.keep), best]
@@ -84,16 +85,16 @@ class Checkpointer:
     def close(self) -> None:
         """Wait for what is being written, and let go of the folder."""
         if self._writes:
-            with self._words_of_disk():
+            with self._disk_errors():
                 self._manager.close()
 
     def wait(self) -> None:
         """Return when what was saved is on disk; raises OSError where it could not be written."""
-        with self._words_of_disk():
+        with self._disk_errors():
             self._manager.wait_until_finished()
 
     def steps(self) -> list[int]:
-        """The steps that hold a state, oldest first; whether they are whole is not known yet."""
+        """The steps that hold a state, oldest first; whether they are damaged is not known yet."""
         return sorted(int(p.name) for p in _numbered(self._folder) if (p / 'state').is_dir())
 
     def latest(self) -> int | None:
@@ -115,7 +116,7 @@ class Checkpointer:
         """
         if step in self._manager.all_steps():
             return
-        with self._words_of_disk():
+        with self._disk_errors():
             self._manager.wait_until_finished()
             self._saving = step
             self._manager.save(
@@ -131,13 +132,13 @@ class Checkpointer:
     def restore(
         self, like: TrainState, step: int | None = None
     ) -> tuple[TrainState, dict[str, Any], dict[str, Any]]:
-        """(state, data, meta) of a step, default the newest whole one, placed as `like` is.
+        """(state, data, meta) of a step, default the newest undamaged one, placed as `like` is.
 
         like: a state or its shapes with shardings. Raises FileNotFoundError where there is no
-        checkpoint, ValueError where none is whole or the given one is not, where the schema is
+        checkpoint, ValueError where all are damaged or the given one is, where the schema is
         another, and where leaves are missing, unknown or of another shape, naming each.
         """
-        step = self._whole(step)
+        step = self._undamaged(step)
         self._refuse(step, mismatches(_shapes(like), self._saved_shapes(step)))
         args = ocp.args.Composite(
             state=_restore_args(like), data=ocp.args.JsonRestore(), meta=ocp.args.JsonRestore()
@@ -153,13 +154,13 @@ class Checkpointer:
     def restore_nets(
         self, like: Mapping[str, NetState]
     ) -> tuple[dict[str, NetState], int, dict[str, Any]]:
-        """(nets, step, meta) of the newest whole checkpoint: those named in `like`, as evaluated.
+        """(nets, step, meta) of the newest undamaged checkpoint: those of `like`, as evaluated.
 
         like: shapes, of params and stats alone. What comes back has neither optimizer nor average:
         its params are the averages where the run kept them. Other nets are not read. Errors as in
         `restore`.
         """
-        step = self._whole(None)
+        step = self._undamaged(None)
         saved = self._saved_shapes(step)
         wanted: dict[str, Any] = {}
         for name, net in like.items():
@@ -179,12 +180,12 @@ class Checkpointer:
         return nets, step, out.meta
 
     def restore_weights(self, like: TrainState) -> TrainState:
-        """`like` with the weights, statistics and averages of the newest whole checkpoint.
+        """`like` with the weights, statistics and averages of the newest undamaged checkpoint.
 
         Step and optimizers stay those of `like`; where no average was kept there, the weights
         begin one. Raises as `restore` does, of weights and statistics only.
         """
-        step = self._whole(None)
+        step = self._undamaged(None)
         saved = self._saved_shapes(step)
         wanted = {'nets': {n: {'params': s.params, 'stats': s.stats} for n, s in like.nets.items()}}
         there = {k: v for k, v in saved.items() if k.split('/')[2:3] in (['params'], ['stats'])}
@@ -203,7 +204,7 @@ class Checkpointer:
 
         return like.replace(nets={name: merge(net, out[name]) for name, net in like.nets.items()})
 
-    # ---------------------------------------------------------------------- whole or damaged
+    # ---------------------------------------------------------------------- manifests
 
     def _sign(self) -> None:
         """Write the manifest of the step being saved; called just before its last rename."""
@@ -212,7 +213,7 @@ class Checkpointer:
         text = json.dumps({'sha256': dict(_hashes(folder))}, indent=1)
         (folder / MANIFEST).write_text(text + '\n')
 
-    def _whole(self, step: int | None) -> int:
+    def _undamaged(self, step: int | None) -> int:
         """The newest step that its manifest confirms, or the given one if it does."""
         steps = self.steps()
         if not steps or step not in (None, *steps):
@@ -234,7 +235,7 @@ class Checkpointer:
         found = int(_from_first(found))
         if found < 0:
             raise ValueError(
-                f'{self._folder}: no checkpoint is whole ({"; ".join(problems)}); restore the '
+                f'{self._folder}: all checkpoints are damaged ({"; ".join(problems)}); restore the '
                 'folder from a copy, or train in a new one'
             )
         if problems:
@@ -252,7 +253,7 @@ class Checkpointer:
         folder.rename(aside)
         logging.warning('moved %s to %s: %s', folder, aside, why)
 
-    def _strangers(self) -> list[Path]:
+    def _other_files(self) -> list[Path]:
         return [p for p in _numbered(self._folder) if not (p / 'state').is_dir()]
 
     def _read(self, step: int, args: ocp.args.Composite) -> Any:
@@ -264,8 +265,8 @@ class Checkpointer:
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers)) as reader:
             return reader.restore(self._folder / str(step), args=args)
 
-    def _words_of_disk(self) -> DiskWords:
-        return DiskWords(self._folder)
+    def _disk_errors(self) -> DiskErrors:
+        return DiskErrors(self._folder)
 
     def _saved_shapes(self, step: int) -> dict[str, tuple[int, ...]]:
         metadata = ocp.PyTreeCheckpointHandler().metadata(self._folder / str(step) / 'state')
@@ -279,7 +280,7 @@ class Checkpointer:
             )
 
 
-class DiskWords:
+class DiskErrors:
     """Context in which a failed write becomes one OSError that names the folder and its space."""
 
     def __init__(self, folder: Path):
@@ -298,12 +299,12 @@ class DiskWords:
         first = next((line for line in str(error).splitlines() if line.strip()), repr(error))
         raise OSError(
             f'{self._folder}: a checkpoint could not be written ({free}): {first[:300]}; the '
-            'steps written before it are whole; make room and start again'
+            'steps written before it are undamaged; make room and start again'
         ) from error
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with a step's folder by its manifest, naming the file; None where it is whole.
+    """What is wrong with a step's folder by its manifest, naming the file; None where nothing is.
 
     A step without one, from before there were manifests, is taken as it is, with a warning.
     """

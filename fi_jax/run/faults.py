@@ -189,18 +189,18 @@ class Preemption:
 class HostWatch:
     """Ends this process when another host died, hangs or failed, and names it.
 
-    Each host keeps <folder>/<index>.json: `mark` counts what its main loop has passed, `beat` says
-    that the process lives. A host is lost when its beat stands still for `timeout` seconds, or its
-    mark does while another's is ahead (ten times as long before its second step): who waits for it
-    in a collective cannot advance either, so the lowest mark is to blame. Times are of this host's
-    clock. With one process it does nothing. Use as a context; an exception that passes through is
-    told to the others.
+    Each host keeps <folder>/<index>.json: `mark` counts what its main loop has passed, `heartbeat`
+    that the process lives. A host is lost when its heartbeat does not change for `timeout` seconds,
+    or its mark does not while another's is ahead (ten times as long before its second step): who
+    waits for it in a collective cannot advance either, so the lowest mark is to blame. Times are of
+    this host's clock. With one process it does nothing. Use as a context; an exception that passes
+    through is passed on to the others.
     """
 
     def __init__(self, folder: str | Path, timeout: float):
         self._folder, self._timeout = Path(folder), timeout
         self._index, self._count = jax.process_index(), jax.process_count()
-        self._mark, self._beat = 0, 0
+        self._mark, self._heartbeat = 0, 0
         self._closed = threading.Event()
         self._seen: dict[int, tuple[dict[str, Any], float, float]] = {}
 
@@ -227,11 +227,13 @@ class HostWatch:
         self._mark += 1
 
     def _write(self, **more: Any) -> None:
-        self._beat += 1
+        self._heartbeat += 1
         path = self._folder / f'{self._index}.json'
         part = path.with_suffix('.part')
-        told = {'host': socket.gethostname(), 'pid': os.getpid()}
-        part.write_text(json.dumps(told | {'mark': self._mark, 'beat': self._beat} | more))
+        said = {'host': socket.gethostname(), 'pid': os.getpid()}
+        part.write_text(
+            json.dumps(said | {'mark': self._mark, 'heartbeat': self._heartbeat} | more)
+        )
         part.replace(path)
 
     def _run(self) -> None:
@@ -242,11 +244,13 @@ class HostWatch:
                 self._write()
             now = time.monotonic()
             for i in range(self._count):
-                told = self._read(i)
-                last, beat_at, mark_at = self._seen.get(i, (before[i], begin, begin))
-                beat_at = now if told.get('beat') != last.get('beat') else beat_at
-                mark_at = now if told.get('mark') != last.get('mark') else mark_at
-                self._seen[i] = told, beat_at, mark_at
+                said = self._read(i)
+                last, heartbeat_at, mark_at = self._seen.get(i, (before[i], begin, begin))
+                heartbeat_at = (
+                    now if said.get('heartbeat') != last.get('heartbeat') else heartbeat_at
+                )
+                mark_at = now if said.get('mark') != last.get('mark') else mark_at
+                self._seen[i] = said, heartbeat_at, mark_at
             if (problem := self._problem(now)) and not self._closed.is_set():
                 leave(Exit.HOST_LOST, f'{problem}; start all hosts again, the run resumes')
 
@@ -257,17 +261,17 @@ class HostWatch:
             return {}
 
     def _problem(self, now: float) -> str | None:
-        ahead = max(told.get('mark', 0) for told, _, _ in self._seen.values())
-        for i, (told, beat_at, mark_at) in self._seen.items():
-            name = f'process {i} (pid {told.get("pid")} on {told.get("host")})'
-            if told.get('ended'):
-                return f'{name} failed: {told["ended"]}'
-            if 'ended' in told:
+        ahead = max(said.get('mark', 0) for said, _, _ in self._seen.values())
+        for i, (said, heartbeat_at, mark_at) in self._seen.items():
+            name = f'process {i} (pid {said.get("pid")} on {said.get("host")})'
+            if said.get('ended'):
+                return f'{name} failed: {said["ended"]}'
+            if 'ended' in said:
                 continue
-            if now - beat_at > self._timeout:
-                return f'{name} is dead: no sign of life for {now - beat_at:.0f} s'
-            alive = now - beat_at < self._timeout / 2
-            mark = told.get('mark', 0)
+            if now - heartbeat_at > self._timeout:
+                return f'{name} is dead: no sign of life for {now - heartbeat_at:.0f} s'
+            alive = now - heartbeat_at < self._timeout / 2
+            mark = said.get('mark', 0)
             # Hosts start apart, and compile: the first step may take ten times as long. Who is to
             # blame leaves last: the others, whose contact then breaks, have named it before.
             patience = self._timeout * (1 if mark > 2 else 10) * (1.5 if i == self._index else 1)

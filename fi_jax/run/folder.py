@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from fi_jax.input_pipeline.loader import EvalExamples
 from fi_jax.input_pipeline.records import Source
 from fi_jax.input_pipeline.sources import NoSplit, make_source
-from fi_jax.methods import guidance
+from fi_jax.methods import predicted_landmarks
 from fi_jax.pretrained import Weights, find, open_weights, own_about, own_settings, placed
 from fi_jax.run.faults import SomeFailed
 
@@ -23,13 +23,13 @@ from fi_jax.run.faults import SomeFailed
 def load_run(config: Any, place: str | Path, mesh: Mesh) -> Weights:
     """A run, file or name of weights opened by its own config, its nets on every device.
 
-    Of config the sections `settings.ASKED` count. The method is led as landmark_source says: by the
-    run that config.predictor names, else by the predictor inside the file. Errors as in
-    `open_weights`.
+    Of config the sections `settings.MAY_DIFFER` count. Where landmark_source asks for predicted
+    landmarks, they come from the run that config.predictor names, else from the predictor inside
+    the file. Errors as in `open_weights`.
     """
     weights = open_weights(place, config)
     config, method, nets = weights.config, weights.method, weights.nets
-    if config.get('landmark_source') in guidance.PREDICTED:
+    if config.get('landmark_source') in predicted_landmarks.PREDICTED:
         predictor = weights.predictor
         if config.predictor or predictor is None:
             predictor = load_predictor(config.predictor, 'config.predictor')
@@ -38,8 +38,10 @@ def load_run(config: Any, place: str | Path, mesh: Mesh) -> Weights:
                 f'config.predictor={config.predictor!r} sees {predictor.config.res} px, this run '
                 f'{config.res}; name a predictor of the same size'
             )
-        method = guidance.led(method, predictor.method, config.landmark_source)
-        nets = guidance.with_nets(nets, predictor.nets)
+        method = predicted_landmarks.with_predicted_landmarks(
+            method, predictor.method, config.landmark_source
+        )
+        nets = predicted_landmarks.with_nets(nets, predictor.nets)
     return dataclasses.replace(weights, method=method, nets=placed(nets, mesh))
 
 

@@ -1,4 +1,4 @@
-"""What a training tells of itself: means, rates, percentiles, skips by name, goodput, memory."""
+"""What a training reports of itself: means, rates, percentiles, skips by name, goodput, memory."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class Meter:
         """
         self._pending.append(metrics)
         if len(self._pending) > 2:
-            # The host runs two steps ahead at most, else waiting for data could not be told.
+            # The host runs two steps ahead at most, else waiting for data could not be measured.
             jax.block_until_ready(self._pending[-3])
         self._time()
         if step % self._every and not ended:
@@ -167,7 +167,7 @@ class Meter:
             bad = {name for name, value in row.items() if not np.isfinite(value)}
             skipped = [n for n, v in row.items() if n.startswith('skipped/') and v > 0]
             if not skipped:
-                self._idle |= bad  # of a lazy phase that did not play
+                self._idle |= bad  # of a lazy phase that did not run
             for phase in (name.removeprefix('skipped/') for name in skipped):
                 others = {n for n in bad if n.startswith(('loss/', 'grad_norm/'))}
                 own = {n for n in others if n.split('/')[1] == phase}
@@ -177,12 +177,12 @@ class Meter:
 
 
 def mean_metrics(rows: Rows) -> dict[str, float]:
-    """Means over steps; a lazy phase counts only where it played (NaN elsewhere)."""
+    """Means over steps; a lazy phase counts only where it ran (NaN elsewhere)."""
     means = {}
     for name in rows[-1]:
         values = np.array([row[name] for row in rows], np.float64)
-        played = values[~np.isnan(values)]
-        means[name] = float(played.mean()) if played.size else math.nan
+        ran = values[~np.isnan(values)]
+        means[name] = float(ran.mean()) if ran.size else math.nan
     return means
 
 

@@ -9,15 +9,16 @@ from typing import Any
 
 from absl import logging
 
+from fi_jax.config import renamed, renamed_path
 from fi_jax.methods import Method
 from fi_jax.methods import settings_of as method_settings
 from fi_jax.run.settings import changes, flat, settings_of
 
 # A run that changes one of these, or what its method says beside them, is another run; all else
-# may change, and is told.
+# may change, and the change is logged.
 FIXED = (
     'method', 'res', 'seed', 'batch_size', 'data.frame', 'data.flip', 'data.hull', 'data.holes',
-    'data.bent_holes', 'data.augment',
+    'data.warped_holes', 'data.augment',
 )  # fmt: skip
 
 
@@ -73,8 +74,9 @@ def check_resume(
         return
     fixed = fixed_settings(config)
     # What one of two versions of the code does not know cannot have been changed.
-    both = meta['settings'].keys() & fixed.keys()
-    found = changes(*({path: x[path] for path in both} for x in (meta['settings'], fixed)))
+    before = {renamed_path(path): value for path, value in meta['settings'].items()}
+    both = before.keys() & fixed.keys()
+    found = changes(*({path: x[path] for path in both} for x in (before, fixed)))
     if not config.minutes:
         found += changes(
             {f'first step of {name}': first for name, first in begun_stages(meta, step).items()},
@@ -90,8 +92,8 @@ def check_resume(
             f'{"; ".join(found)}; undo the change, or give a new --workdir and begin it with '
             f'--config.warm_start={workdir}'
         )
-    before = workdir / 'config.json'
-    if before.exists():
-        told = changes(flat(json.loads(before.read_text())), flat(settings_of(config)))
-        for change in told:
+    file = workdir / 'config.json'
+    if file.exists():
+        saved = flat(renamed(json.loads(file.read_text())))
+        for change in changes(saved, flat(settings_of(config))):
             logging.warning('resumed with a changed config: %s', change)

@@ -1,7 +1,7 @@
-"""The settings of a run: read again, completed by today's defaults, and what may be asked of them.
+"""The settings of a run: read again, completed by today's defaults; which of them may differ.
 
-A run, or a file of weights, is opened by its own config. What a command line adds can change what
-is asked (which faces, how many samples, who leads), never what was trained.
+A run, or a file of weights, is opened by its own config. A command line can change what is done
+with it (which faces, how many samples, which landmarks), never what was trained.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from fi_jax.config import flat
 
 # Of this call and this machine, not of the run: the seed chooses holes and draws, so that runs can
 # be compared.
-HERE = ('seed', 'mesh', 'compile_cache', 'profile_steps')
-# What may differ from the config of the run: it asks other questions of the same networks.
-ASKED = (
+OF_CALL = ('seed', 'mesh', 'compile_cache', 'profile_steps')
+# What may differ from the config of the run: other data and other samples of the same networks.
+MAY_DIFFER = (
     'data', 'eval', 'sample', 'predict', 'validate', 'guidance', 'landmark_source', 'predictor',
-    'num_pictures', 'num_picture_samples', 'picture_holes', 'dtype', *HERE,
+    'num_pictures', 'num_picture_samples', 'picture_holes', 'dtype', *OF_CALL,
 )  # fmt: skip
 # Of config.data: how a run sees photos. All else goes with a set of photos, and changes with it:
 # the landmarks of one set are not those of another.
 SEEN = (
     'val_share', 'test_share', 'flip', 'hull', 'labels', 'max_bad_share', 'num_threads',
-    'num_workers', 'augment', 'holes', 'bent_holes',
+    'num_workers', 'augment', 'holes', 'warped_holes',
 )  # fmt: skip
 NAMES = ('source', 'path', 'name', 'data_dir', 'sets')  # of config.data: which set it is
 
@@ -58,7 +58,7 @@ def completed(own: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, 
     for name, value in own.items():
         inner = defaults.get(name)
         merge = isinstance(value, Mapping) and isinstance(inner, Mapping)
-        if merge and name not in ('holes', 'bent_holes', 'lr_scale'):
+        if merge and name not in ('holes', 'warped_holes', 'lr_scale'):
             out[name] = completed(value, dict(defaults[name]))
         else:
             out[name] = value
@@ -68,22 +68,22 @@ def completed(own: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, 
 def opened(
     own: Mapping[str, Any], asked: Any = None, given: Collection[str] | None = None
 ) -> ConfigDict:
-    """The config under which a run is opened: its own, with what is asked in place of what was.
+    """The config under which a run is opened: its own, but for what this call may set.
 
-    own: the settings of the run. asked: a config; of its sections `ASKED`, those fields that
-    `given` names by dotted path take the place of the run's, or all where given is None; those of
-    `HERE` always do. A data set is taken whole: where `given` names one (data.source, data.path,
-    ...), all that tells which photos is as asked.
+    own: the settings of the run. asked: the config of this call; of its sections `MAY_DIFFER`,
+    those fields that `given` names by dotted path take the place of the run's, or all where given
+    is None; those of `OF_CALL` always do. A data set is one choice: where `given` names one
+    (data.source, data.path, ...), all of data but `SEEN` is as given.
     """
     now = settings_of(asked) if asked is not None else {}
     own = config.renamed(own)
     out = completed(own, defaults(own) or now)
     fields = flat(now)
     if given is None:
-        paths = {path for path in fields if is_asked(path)}
+        paths = {path for path in fields if may_differ(path)}
     else:
-        paths = {path for path in given if is_asked(path)}
-        paths |= {path for path in fields if path.partition('.')[0] in HERE}
+        paths = {path for path in given if may_differ(path)}
+        paths |= {path for path in fields if path.partition('.')[0] in OF_CALL}
         of_set = {p for p in fields if p.startswith('data.') and p.split('.')[1] not in SEEN}
         if paths & {f'data.{name}' for name in NAMES}:
             paths |= of_set
@@ -97,9 +97,9 @@ def opened(
     return ConfigDict(copy.deepcopy(out))
 
 
-def is_asked(path: str) -> bool:
+def may_differ(path: str) -> bool:
     """Whether a dotted path may differ from the run's own."""
-    return path.partition('.')[0] in ASKED
+    return path.partition('.')[0] in MAY_DIFFER
 
 
 def refuse(own: Mapping[str, Any], given: Mapping[str, Any], place: Any) -> None:
@@ -112,7 +112,7 @@ def refuse(own: Mapping[str, Any], given: Mapping[str, Any], place: Any) -> None
     wrong = [
         f'config.{path}={value!r} (there: {fields[path]!r})'
         for path, value in plain.items()
-        if not is_asked(path) and path in fields and fields[path] != value
+        if not may_differ(path) and path in fields and fields[path] != value
     ]
     if wrong:
         more = f' and {len(wrong) - 6} more' if len(wrong) > 6 else ''

@@ -14,7 +14,7 @@ import numpy as np
 from absl import logging
 from PIL import Image
 
-from fi_jax.run.files import whole
+from fi_jax.run.files import atomic_write
 
 
 class Writer:
@@ -64,12 +64,12 @@ class Writer:
             self._tracker.finish()
 
     def rewind(self, step: int) -> None:
-        """Take back the lines of metrics.jsonl past a step that a resumed run plays again."""
+        """Take back the lines of metrics.jsonl past a step that a resumed run does again."""
         if not self._active:
             return
         self._lines.close()
         kept = [line for line in self._path.read_text().splitlines(True) if _step_of(line) <= step]
-        with whole(self._path) as part:
+        with atomic_write(self._path) as part:
             part.write_text(''.join(kept))
         self._lines = open(self._path, 'a', buffering=1)  # noqa: SIM115
 
@@ -112,14 +112,14 @@ def _step_of(line: str) -> float:
 
 
 def save_png(path: str | Path, image: np.ndarray) -> None:
-    """Write (H,W,3) or (H,W,1) uint8, making the folder; whole or not at all."""
-    with whole(path) as part:
+    """Write (H,W,3) or (H,W,1) uint8, making the folder; atomic."""
+    with atomic_write(path) as part:
         Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(part, format='PNG')
 
 
 def save_json(path: str | Path, value: Any) -> None:
-    """Write a JSON file, making the folder; whole or not at all. NaN becomes null."""
-    with whole(path) as part:
+    """Write a JSON file, making the folder; atomic. NaN becomes null."""
+    with atomic_write(path) as part:
         part.write_text(json.dumps(_plain(value), indent=2, allow_nan=False) + '\n')
 
 

@@ -1,4 +1,4 @@
-"""The protocol: intervals, groups, fills, folders of any program, faults, comparisons."""
+"""The protocol: intervals, groups, baselines, folders of any program, faults, comparisons."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from fi_jax.input_pipeline.folders import FolderExamples, _numbered, visible_cha
 from fi_jax.input_pipeline.loader import EvalExamples
 from fi_jax.input_pipeline.sources import make_source
 from fi_jax.methods import Method, make_method
-from fi_jax.metrics import bootstrap, fills, suite
+from fi_jax.metrics import baselines, bootstrap, suite
 from fi_jax.metrics.groups import groups_of
 from fi_jax.optim import make_optimizers
 from fi_jax.run.checkpoint import Checkpointer
@@ -124,7 +124,7 @@ def test_the_worst_group_and_the_gap_of_attributes():
     assert 'rare' not in found['by_attribute']  # nobody has it: nothing can be said
 
 
-# ----------------------------------------------------------------------------------- fills
+# ----------------------------------------------------------------------------------- baselines
 
 
 def photo(seed=0):
@@ -144,19 +144,19 @@ def a_hole(rows=slice(8, 22), columns=slice(9, 25)):
 def test_biharmonic_is_that_of_scikit_image_and_reads_nothing_under_the_hole(hole):
     from skimage.restoration import inpaint_biharmonic
 
-    filled = fills.fill_biharmonic(photo(), hole)
+    filled = baselines.fill_biharmonic(photo(), hole)
     expected = inpaint_biharmonic(photo(), hole[..., 0], channel_axis=-1) * 255
     assert np.abs(filled - expected).max() <= 0.51
     np.testing.assert_array_equal(filled[hole[..., 0] == 0], photo()[hole[..., 0] == 0])
     other = np.where(hole > 0, photo(1), photo())
-    np.testing.assert_array_equal(fills.fill_biharmonic(other, hole), filled)
+    np.testing.assert_array_equal(baselines.fill_biharmonic(other, hole), filled)
 
 
 def test_biharmonic_without_a_hole_and_without_an_image():
     np.testing.assert_array_equal(
-        fills.fill_biharmonic(photo(), a_hole(slice(0), slice(0))), photo()
+        baselines.fill_biharmonic(photo(), a_hole(slice(0), slice(0))), photo()
     )
-    whole = fills.fill_biharmonic(photo(), np.ones((RES, RES, 1), np.uint8))
+    whole = baselines.fill_biharmonic(photo(), np.ones((RES, RES, 1), np.uint8))
     assert (whole == 128).all()
 
 
@@ -203,7 +203,7 @@ def measured(config, mesh, rows, aids=None, skipped=None):
 @pytest.fixture(scope='module')
 def results():
     mesh = sharding.make_mesh()
-    rows = {'samples': wanderer(mesh), **evaluate.fill_rows(mesh, photo())}
+    rows = {'samples': wanderer(mesh), **evaluate.baseline_rows(mesh, photo())}
     return measured(a_config(metrics='image,seam,pixels8'), mesh, rows)
 
 
@@ -290,7 +290,7 @@ def test_a_row_or_metric_that_fails_is_named_and_the_rest_goes_on(results):
 def test_missing_weights_skip_a_metric_and_say_how_to_get_them(monkeypatch, tmp_path):
     monkeypatch.setenv('FI_JAX_WEIGHTS', str(tmp_path))
     skipped = {}
-    assert suite.face_judges('all', False, skipped) == {}
+    assert suite.face_evaluators('all', False, skipped) == {}
     assert list(suite.example_metrics('all', 32, skipped)) == ['image', 'seam']
     assert list(suite.set_metrics('all', skipped)) == ['pixels8']
     assert 'alexnet' in skipped['lpips_alex'] and 'fetch' in skipped['lpips_alex']
@@ -299,11 +299,11 @@ def test_missing_weights_skip_a_metric_and_say_how_to_get_them(monkeypatch, tmp_
         suite.example_metrics('image,lpips_alx', 32, {})
 
 
-# ----------------------------------------------------------- readers of landmarks, and memory
+# ----------------------------------------------------------- detectors of landmarks, and memory
 
 
-def test_a_reader_of_another_size_answers_in_pixels_of_the_images():
-    """By a reader that finds where the light is: the frame is cut square and resized for it."""
+def test_a_detector_of_another_size_answers_in_pixels_of_the_images():
+    """By a detector that finds where the light is: the frame is cut square and resized for it."""
 
     def find(weights, images):
         assert images.shape[1:] == (RES, RES, 3)
@@ -313,13 +313,13 @@ def test_a_reader_of_another_size_answers_in_pixels_of_the_images():
         x, y = (light.sum(axis=k) @ at for k in (1, 2))
         return jnp.broadcast_to(jnp.stack([x, y], -1)[:, None], (len(images), 68, 2))
 
-    reader = suite.Reader(jnp.float32(1), find, RES)
+    detector = suite.LandmarkDetector(jnp.float32(1), find, RES)
     for height, width in ((RES, RES), (64, 64), (64, 96), (48, 48), (16, 24)):
         y, x = np.mgrid[:height, :width]
         centre = width / 2 + height / 8, height / 3
         light = np.exp(-((x - centre[0]) ** 2 + (y - centre[1]) ** 2) / (2 * (height / 10) ** 2))
         images = np.repeat(255 * light[None, ..., None], 3, axis=-1)
-        points = jax.jit(lambda reader, x: reader(x))(reader, images)
+        points = jax.jit(lambda detector, x: detector(x))(detector, images)
         assert points.shape == (1, 68, 2)
         np.testing.assert_allclose(points[0, 0], centre, atol=0.3, err_msg=f'{height}x{width}')
 
@@ -336,7 +336,7 @@ def write_run(config, folder, change=lambda state: state):
 
 
 @pytest.fixture(scope='module')
-def reader_run(tmp_path_factory):
+def detector_run(tmp_path_factory):
     """The folder of a tiny predictor whose heads were shaken, so that points follow the image."""
 
     def shake(state):
@@ -346,7 +346,9 @@ def reader_run(tmp_path_factory):
         )
         return state.replace(nets={**state.nets, 'predictor': net.replace(ema=ema)})
 
-    return write_run(landmarks.get_config('tiny'), tmp_path_factory.mktemp('reader'), shake)
+    return write_run(
+        landmarks.get_config('tiny'), tmp_path_factory.mktemp('landmark_detector'), shake
+    )
 
 
 def reordered(mesh, num_samples, order=slice(None)):
@@ -360,12 +362,12 @@ def reordered(mesh, num_samples, order=slice(None)):
 
 
 @pytest.fixture(scope='module')
-def read(reader_run):
-    """An evaluation with that reader: wandering samples, the same in another order, the truth."""
+def read(detector_run):
+    """An evaluation with that detector: wandering samples, the same in another order, the truth."""
     mesh = sharding.make_mesh()
-    config = a_config(metrics='landmarks', landmark_detector=str(reader_run), gallery=0)
-    reader, about = evaluate.load_reader(config.eval.landmark_detector, mesh)
-    assert about == {'run': reader_run.name, 'res': 32, 'step': 7}
+    config = a_config(metrics='landmarks', landmark_detector=str(detector_run), gallery=0)
+    detector, about = evaluate.load_landmark_detector(config.eval.landmark_detector, mesh)
+    assert about == {'run': detector_run.name, 'res': 32, 'step': 7}
 
     def twice(batch, placed):
         pair = np.stack([batch['image']] * 2, axis=1)
@@ -377,12 +379,12 @@ def read(reader_run):
         'samples': wanderer(mesh, 3),
         'shuffled': reordered(mesh, 3, np.array([2, 0, 1])),
         'twice': twice,
-        'truth': evaluate.fill_rows(mesh, photo())['truth'],
+        'truth': evaluate.baseline_rows(mesh, photo())['truth'],
     }
-    return measured(config, mesh, rows, {'reader': reader})
+    return measured(config, mesh, rows, {'landmark_detector': detector})
 
 
-def test_samples_that_are_the_truth_have_the_readers_own_error_and_no_spread(read):
+def test_samples_that_are_the_truth_have_the_detectors_own_error_and_no_spread(read):
     assert read.protocol['landmarks'] == 'data' and read.protocol['gates'] == {'landmarks': 0.1}
     floor = read.scores['truth']
     assert np.unique(np.round(floor['landmark_error/mean'], 4)).size > 5  # it looks at the image
@@ -400,11 +402,11 @@ def test_the_order_of_the_samples_does_not_matter_to_what_is_read(read):
         np.testing.assert_allclose(again, values, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
-def test_folders_are_read_against_given_points_or_the_readers_own(read, reader_run, tmp_path):
+def test_folders_are_read_against_given_points_or_the_detectors_own(read, detector_run, tmp_path):
     folders = write_folders(tmp_path / 'data', 'flat', num_samples=3)
-    config = a_config(metrics='landmarks', landmark_detector=str(reader_run), gallery=0)
+    config = a_config(metrics='landmarks', landmark_detector=str(detector_run), gallery=0)
     found = evaluate.evaluate_folders(folders, config, tmp_path / 'own')
-    assert found.protocol['landmarks'] == 'reader'
+    assert found.protocol['landmarks'] == 'landmark_detector'
     assert np.nanmax(found.scores['truth']['landmark_error/mean']) < 1e-5
     assert np.nanmin(found.scores['samples']['landmark_error/mean']) > 0
     page = (tmp_path / 'own' / 'report' / 'folder.html').read_text()
@@ -426,7 +428,7 @@ def test_folders_are_read_against_given_points_or_the_readers_own(read, reader_r
         evaluate.evaluate_folders(folders, config, tmp_path / 'given')
 
 
-def test_a_reader_that_is_none_is_named_and_the_rest_is_measured(reader_run, tmp_path):
+def test_a_detector_that_is_none_is_named_and_the_rest_is_measured(detector_run, tmp_path):
     mesh = sharding.make_mesh()
     write_run(masked_autoencoder.get_config('tiny'), tmp_path / 'drawing')
     record_run(landmarks.get_config('tiny'), tmp_path / 'empty')
@@ -436,31 +438,31 @@ def test_a_reader_that_is_none_is_named_and_the_rest_is_measured(reader_run, tmp
         str(tmp_path / 'nowhere'): 'no run folder',
         str(tmp_path / 'drawing'): 'masked_autoencoder, which predicts no points',
     }
-    for reader, expected in words.items():
-        config, skipped, protocol = a_config(metrics='all', landmark_detector=reader), {}, {}
+    for detector, expected in words.items():
+        config, skipped, protocol = a_config(metrics='all', landmark_detector=detector), {}, {}
         aids = evaluate.gather_aids(config, '', mesh, skipped, protocol)
         assert aids == {} and protocol == {}
         assert expected in skipped['landmarks'] and '\n' not in skipped['landmarks']
-        assert reader in skipped['landmarks']
+        assert detector in skipped['landmarks']
     config = a_config(metrics='image,landmarks', limit=2, gallery=0)
     found = measured(config, mesh, {'samples': wanderer(mesh)}, {}, skipped)
     assert 'psnr/mean' in found.scores['samples'] and found.protocol['gates'] == {}
     assert not [name for name in found.scores['samples'] if name.startswith('landmark')]
 
 
-def test_a_reader_that_also_leads_the_completions_is_called_so(reader_run):
+def test_a_detector_that_also_leads_the_completions_is_called_so(detector_run):
     config, mesh = (
-        a_config(metrics='landmarks', landmark_detector=str(reader_run)),
+        a_config(metrics='landmarks', landmark_detector=str(detector_run)),
         sharding.make_mesh(),
     )
-    config.predictor = str(reader_run / '.')
+    config.predictor = str(detector_run / '.')
     for source, expected in (('none', False), ('predictor', True)):
         config.landmark_source, protocol = source, {}
         evaluate.gather_aids(config, '', mesh, {}, protocol)
-        assert protocol['reader']['interested'] is expected
+        assert protocol['landmark_detector']['leads_completions'] is expected
 
 
-def test_a_reader_that_breaks_costs_only_what_it_reads(read):
+def test_a_detector_that_breaks_costs_only_what_it_reads(read):
     mesh = sharding.make_mesh()
 
     def broken(weights, images):
@@ -468,7 +470,9 @@ def test_a_reader_that_breaks_costs_only_what_it_reads(read):
 
     config = a_config(metrics='image,landmarks', gallery=0, limit=2)
     rows = {'samples': wanderer(mesh)}
-    found = measured(config, mesh, rows, {'reader': suite.Reader(jnp.zeros(()), broken, 32)})
+    found = measured(
+        config, mesh, rows, {'landmark_detector': suite.LandmarkDetector(jnp.zeros(()), broken, 32)}
+    )
     assert 'no such layer' in found.skipped['samples: landmarks']
     assert np.isfinite(found.scores['samples']['psnr/mean']).all()
 
@@ -493,7 +497,7 @@ def test_copies_of_training_faces_are_found_and_others_are_not(monkeypatch, tmp_
         )
 
     rows = {'samples': wanderer(mesh), 'copies': copier, 'truth': None}
-    rows['truth'] = evaluate.fill_rows(mesh, photo())['truth']
+    rows['truth'] = evaluate.baseline_rows(mesh, photo())['truth']
     config.eval.split = 'test'
     source = make_source(config.data, 'test')
     examples = EvalExamples(source, config, 'mixture', 11, 8)
@@ -511,15 +515,15 @@ def test_copies_of_training_faces_are_found_and_others_are_not(monkeypatch, tmp_
     assert summary['samples']['ratio']['low'] > 0.5 and 'truth' not in summary
 
 
-def test_points_are_scored_like_faces_into_another_folder(reader_run, tmp_path):
+def test_points_are_scored_like_faces_into_another_folder(detector_run, tmp_path):
     config = landmarks.get_config('tiny')
     config.eval.limit, config.eval.batch_size, config.data.length = 8, 8, 160
-    before = sorted(reader_run.iterdir())
-    table = tasks.evaluate_run(config, reader_run, tmp_path)
+    before = sorted(detector_run.iterdir())
+    table = tasks.evaluate_run(config, detector_run, tmp_path)
     saved = json.loads((tmp_path / 'eval' / 'test_mixture.json').read_text())
     assert saved['protocol']['step'] == 7 and saved['protocol']['num_images'] == 8
     assert saved['scores']['all']['nme']['mean'] == pytest.approx(table['all']['nme']['mean'])
-    assert sorted(reader_run.iterdir()) == before
+    assert sorted(detector_run.iterdir()) == before
 
 
 def test_training_data_that_are_gone_cost_the_comparison_alone(tmp_path):
@@ -714,7 +718,7 @@ def test_columns_that_were_measured_unlike_are_not_compared():
         results = made_up(seed=seed)
         for cells in results.scores.values():
             cells['landmark_error/mean'] = np.ones(24)
-        results.protocol.update(reader={'run': run}, landmarks='data', gates={})
+        results.protocol.update(landmark_detector={'run': run}, landmarks='data', gates={})
         return results
 
     alike = comparison.compare({'a': read_by('lm', 0), 'b': read_by('lm', 1)})
@@ -722,7 +726,7 @@ def test_columns_that_were_measured_unlike_are_not_compared():
     other = comparison.compare({'a': read_by('lm', 0), 'b': read_by('other', 1)})
     assert 'landmark_error/mean' not in other.scores['b'] | other.scores['a']
     assert 'psnr_hole/mean' in other.scores['b']
-    assert [why for why in other.skipped.values() if 'other readers' in why]
+    assert [why for why in other.skipped.values() if 'other detectors' in why]
 
 
 def run(*flags):
@@ -774,6 +778,6 @@ def test_validation_of_weights_that_are_nan_says_so_and_goes_on():
     means = evaluate.mean_scores(method, examples, config, mesh, 2)({})
     assert np.isnan(means['psnr_hole/mean'])
     skipped = {}
-    with scoring.tolerate(skipped, 'validation'):
+    with scoring.record_failure(skipped, 'validation'):
         raise FloatingPointError('bad weather')
     assert skipped == {'validation': 'FloatingPointError: bad weather'}

@@ -61,7 +61,7 @@ def made_up(n=24, rows=('samples', 'telea', 'truth'), seed=0, **changes) -> res.
 
 
 def with_faces(n=24, reference='data') -> res.Results:
-    """The same with what a reader of landmarks, face descriptors and training faces add."""
+    """The same with what a landmark detector, face descriptors and training faces add."""
     results = made_up(n)
     rng = np.random.default_rng(1)
     for row, cells in results.scores.items():
@@ -77,7 +77,7 @@ def with_faces(n=24, reference='data') -> res.Results:
             cells['landmark_spread_hole'] = rng.uniform(0, 0.02, n)
             cells['pair_distance_hole_passed'] = rng.uniform(0, 0.1, n)
     results.protocol.update(
-        reader={'run': 'lm', 'res': 64, 'step': 6000},
+        landmark_detector={'run': 'lm', 'res': 64, 'step': 6000},
         landmarks=reference,
         gates={'landmarks': 0.1, 'identity': 0.6},
         memorisation={'features': 'dlib_face', 'faces': 1985, 'data': 'faces.zip'},
@@ -145,7 +145,7 @@ def test_the_table_holds_the_means():
     assert '∞' in page  # the real image against itself
 
 
-def test_faces_are_reported_with_their_floor_their_gates_and_their_reader():
+def test_faces_are_reported_with_their_floor_their_gates_and_their_detector():
     results = with_faces()
     page = page_of(results)
     found = parsed(page)
@@ -157,10 +157,10 @@ def test_faces_are_reported_with_their_floor_their_gates_and_their_reader():
     floor = results.scores['truth']['landmark_error_hole/mean'].mean()
     assert f'the real image: {floor:.4f}' in text
     assert {'#structure-and-person', '#nearest-training-face'} <= set(found.addresses)
-    assert 'finds in the photos themselves' in page_of(with_faces(reference='reader'))
-    assert 'no impartial judge' not in page
-    results.protocol['reader']['interested'] = True
-    assert 'no impartial judge' in page_of(results)
+    assert 'finds in the photos themselves' in page_of(with_faces(reference='landmark_detector'))
+    assert 'it is not impartial' not in page
+    results.protocol['landmark_detector']['leads_completions'] = True
+    assert 'it is not impartial' in page_of(results)
     bare = ' '.join(parsed(page_of(made_up())).text)
     assert 'Structure and person' not in bare and 'none in force' in bare
     assert (

@@ -35,7 +35,7 @@ def test_folder_and_zip_give_the_same_records_sorted_by_name(tmp_path, kind):
 
 
 @pytest.mark.parametrize('kind', ['folder', 'zip'])
-def test_pictures_that_are_left_out_by_their_type_are_counted_and_told(tmp_path, caplog, kind):
+def test_pictures_that_are_left_out_by_their_type_are_counted_and_named(tmp_path, caplog, kind):
     images = {'a.tif': encode(pixels(), 'TIFF'), 'b.GIF': encode(pixels(), 'GIF')}
     others = {'c.HEIC': b'1', 'd/e.heic': b'2', 'f.avif': b'3', '.g.heic': b'4', 'notes.txt': b'5'}
     make = {

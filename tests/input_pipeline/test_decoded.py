@@ -67,7 +67,7 @@ def test_evaluations_and_batches_are_those_of_the_files(faces, folder):
         for a, b in zip((ours[i] for i in range(4)), (theirs[i] for i in range(4)), strict=True):
             for name in a:
                 np.testing.assert_array_equal(a[name], b[name])
-        read = (reading.Steps(reading.Tolerant(s, 0.0), config)[2] for s in (source, files))
+        read = (reading.Steps(reading.SkipBadImages(s, 0.0), config)[2] for s in (source, files))
         one, other = read
         for name in one:
             np.testing.assert_array_equal(one[name], other[name])
@@ -81,7 +81,7 @@ def test_a_margin_is_kept_for_trainings_that_move_the_frame(faces, tmp_path):
     margin = reading.margin_of(config)
     prepare(faces, 'wide', tmp_path, res=32, margin=margin, val_share=0.0, test_share=0.0)
     source = Decoded(tmp_path / 'wide')
-    batch = reading.Steps(reading.Tolerant(source, 0.0), config)[0]
+    batch = reading.Steps(reading.SkipBadImages(source, 0.0), config)[0]
     assert batch['image'].shape[1] == 32 + 2 * margin
     for row, index in enumerate(batch['index']):
         np.testing.assert_array_equal(batch['image'][row], source[index].image)

@@ -38,8 +38,8 @@ def config(tiny_config):
 
 def take(source, config, steps, process=0, count=1, state=None, workers=0):
     """The first batches of a host, and the iterator's state after each."""
-    tolerant = loader.Tolerant(source, config.data.max_bad_share)
-    iterator = loader.train_iterator(tolerant, config, process, count, workers)
+    source = loader.SkipBadImages(source, config.data.max_bad_share)
+    iterator = loader.train_iterator(source, config, process, count, workers)
     with contextlib.closing(iterator):
         if state is not None:
             iterator.set_state(state)
@@ -121,7 +121,7 @@ def test_threads_change_nothing_and_seeds_do(faces, config):
 
 def test_a_batch_that_does_not_divide_by_the_hosts_is_refused(faces, config):
     with pytest.raises(ValueError, match=r'config\.batch_size=8 does not divide by 3 hosts'):
-        loader.train_iterator(loader.Tolerant(faces, 0.0), config, 0, 3)
+        loader.train_iterator(loader.SkipBadImages(faces, 0.0), config, 0, 3)
 
 
 def test_batches_of_an_evaluation_have_the_shapes_that_the_state_is_made_for(faces, config):
@@ -157,7 +157,7 @@ def test_a_host_s_processes_read_the_host_s_part(faces, config):
 
 
 def test_a_killed_process_is_named_at_once(faces, config):
-    iterator = loader.train_iterator(loader.Tolerant(faces, 0.0), config, 0, 1, 2)
+    iterator = loader.train_iterator(loader.SkipBadImages(faces, 0.0), config, 0, 1, 2)
     with contextlib.closing(iterator):
         next(iterator)
         (victim,) = (p for p in multiprocessing.active_children() if p.name == 'data worker 1')
@@ -170,7 +170,7 @@ def test_a_killed_process_is_named_at_once(faces, config):
 
 def test_an_error_in_a_process_is_raised_and_its_bad_images_are_counted(faces, config):
     config.data.max_bad_share = 0.1
-    source = loader.Tolerant(spoiled(faces, 3, 8), 0.1)
+    source = loader.SkipBadImages(spoiled(faces, 3, 8), 0.1)
     with contextlib.closing(loader.train_iterator(source, config, 0, 1, 2)) as iterator:
         batches = [next(iterator) for _ in range(3)]
     assert sorted(source.bad) == [3, 8]
@@ -391,7 +391,7 @@ def spoiled(faces, *bad):
 
 
 def test_bad_images_are_replaced_by_their_neighbour_counted_and_named(faces):
-    source = loader.Tolerant(spoiled(faces, 3, 4, 19), 0.15)  # 3 of 20 are allowed
+    source = loader.SkipBadImages(spoiled(faces, 3, 4, 19), 0.15)  # 3 of 20 are allowed
     for index, stand_in in ((3, 5), (4, 5), (19, 0), (7, 7)):
         given, record, pixels = source[index]
         assert given == index
@@ -412,7 +412,7 @@ def test_a_training_stream_goes_on_over_bad_images(faces, config):
 
 
 def test_too_many_bad_images_are_one_clear_error(faces, config):
-    source = loader.Tolerant(spoiled(faces, 3, 8), 0.05)
+    source = loader.SkipBadImages(spoiled(faces, 3, 8), 0.05)
     source[3]
     message = r'^bad_8\.jpg: .*That makes 2 bad of 20 images and 1 are allowed; .*max_bad_share$'
     with pytest.raises(BadImage, match=message):
@@ -438,7 +438,7 @@ def test_what_stands_in_for_a_bad_image_counts_for_nothing_in_an_evaluation(face
 
 def test_nothing_but_bad_images_is_one_clear_error(faces):
     with pytest.raises(BadImage, match=r'bad_\d+\.jpg'):
-        loader.Tolerant(spoiled(faces, *range(FACES)), 1.0)[0]
+        loader.SkipBadImages(spoiled(faces, *range(FACES)), 1.0)[0]
 
 
 def test_encoded_images_are_decoded(faces, config):

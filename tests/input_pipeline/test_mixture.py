@@ -243,7 +243,7 @@ def test_six_sets_of_photographs_are_one_at_128_pixels(tmp_path, tiny_config):
         assert abs(x - 0.5) < 0.04
         assert abs(y - (0.30 if title == 'utkface' else 0.47)) < 0.05
         assert abs(np.median(apart) - (0.54 if title == 'utkface' else 0.34)) < 0.05
-    batches = loader.train_iterator(loader.Tolerant(opened['train'], 0.001), settings)
+    batches = loader.train_iterator(loader.SkipBadImages(opened['train'], 0.001), settings)
     batch = next(batches)
     batches.close()
     _, apart = eyes(batch['landmarks'][batch['has_landmarks'] > 0])

@@ -139,7 +139,7 @@ def test_landmarks_lead_only_where_they_may(batch, source):
     moved = {**batch, 'landmarks': batch['landmarks'] + 3.0}
     one, other = (method.sample(bound, b, keys()) for b in (batch, moved))
     assert bool((one['image'] == other['image']).all()) == (source == 'none')
-    assert ('told' in one) == (source == 'user')
+    assert ('condition_landmarks' in one) == (source == 'user')
 
 
 def test_guidance_scales_the_lead_of_the_landmarks(batch):
@@ -192,9 +192,9 @@ def test_a_step_moves_what_its_stage_moves_and_no_teacher(batch, stage):
         )
         return any((a != b).any() for a, b in pairs)
 
-    movers = {n for phase in method.stages[stage] for n in phase.nets}
-    assert {name for name in method.nets if moved(name)} == movers
-    assert 'teacher' not in movers
+    trainable = {n for phase in method.stages[stage] for n in phase.nets}
+    assert {name for name in method.nets if moved(name)} == trainable
+    assert 'teacher' not in trainable
 
 
 @pytest.mark.parametrize('size', flow.SIZES)
@@ -203,7 +203,7 @@ def test_sizes_fit_at_every_side(size):
         config = config_file.get_config(f'size={size},res={res}')
         f = config.flow
         net = FlowUNet(f.patch, tuple(f.widths), f.blocks, tuple(f.attention), f.embedding)
-        view = jax.ShapeDtypeStruct((1, res, res, 4 + features.GUIDE_CHANNELS), jnp.float32)
+        view = jax.ShapeDtypeStruct((1, res, res, 4 + features.CONDITION_CHANNELS), jnp.float32)
         t, style = (jax.ShapeDtypeStruct(s, jnp.float32) for s in ((1,), (1, f.style_dim + 1)))
         out, _ = jax.eval_shape(net.init_with_output, jax.random.key(0), view, t, style)
         assert out.shape == (1, res, res, 3)

@@ -56,17 +56,17 @@ def test_scores_of_descriptors():
 
 def test_nearest_training_face():
     rng = np.random.default_rng(0)
-    bank = rng.normal(size=(50, 8)).astype(np.float32)
-    queries = np.concatenate([bank[[7]], bank[[31]] + 0.01, rng.normal(size=(2, 8))])
-    found = jax.jit(identity.nearest)(queries.astype(np.float32), bank)
+    reference = rng.normal(size=(50, 8)).astype(np.float32)
+    queries = np.concatenate([reference[[7]], reference[[31]] + 0.01, rng.normal(size=(2, 8))])
+    found = jax.jit(identity.nearest)(queries.astype(np.float32), reference)
     assert found[0] == 0  # exactly: a face is itself
     np.testing.assert_allclose(found[1], 0.01 * np.sqrt(8), rtol=1e-5)
-    pairs = np.linalg.norm(queries[:, None] - bank[None], axis=-1)
+    pairs = np.linalg.norm(queries[:, None] - reference[None], axis=-1)
     np.testing.assert_allclose(found, pairs.min(axis=1), rtol=1e-5, atol=1e-6)
-    more = identity.nearest(queries, np.concatenate([bank, bank[:5] + 0.3]))
+    more = identity.nearest(queries, np.concatenate([reference, reference[:5] + 0.3]))
     assert (more <= found + 1e-6).all()  # more training faces, never farther
     with pytest.raises(ValueError, match='no faces'):
-        identity.nearest(queries, bank[:0])
+        identity.nearest(queries, reference[:0])
 
 
 def test_the_face_network_is_that_of_dlib():

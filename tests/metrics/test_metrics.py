@@ -1,4 +1,4 @@
-"""Metrics: parity with scikit-image, what must not matter, and fills."""
+"""Metrics: parity with scikit-image, what must not matter, and baselines."""
 
 import itertools
 import json
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import skimage.metrics
 
-from fi_jax.metrics import fills, image
+from fi_jax.metrics import baselines, image
 from tests import metric_inputs as inputs
 from tests import references
 
@@ -215,10 +215,10 @@ def test_score_is_mean_and_best_of_the_samples():
 
 
 FILLS = {
-    'mean': lambda photo, hole: fills.fill_mean(photo, hole, np.full_like(photo, 77)),
-    'telea': fills.fill_telea,
-    'navier_stokes': fills.fill_navier_stokes,
-    'biharmonic': fills.fill_biharmonic,
+    'mean': lambda photo, hole: baselines.fill_mean(photo, hole, np.full_like(photo, 77)),
+    'telea': baselines.fill_telea,
+    'navier_stokes': baselines.fill_navier_stokes,
+    'biharmonic': baselines.fill_biharmonic,
 }
 HOLES = {
     'inner': square_hole(),
@@ -249,7 +249,7 @@ def test_fills_leave_an_image_without_a_hole(fill):
     np.testing.assert_array_equal(fill(photo, np.zeros((SIZE, SIZE, 1), np.uint8)), photo)
 
 
-@pytest.mark.parametrize('fill', [fills.fill_telea, fills.fill_navier_stokes])
+@pytest.mark.parametrize('fill', [baselines.fill_telea, baselines.fill_navier_stokes])
 def test_inpainting_continues_a_flat_image(fill):
     photo = np.full((SIZE, SIZE, 3), (200, 90, 10), np.uint8)
     # OpenCV adds the unit vector of the gradient, up to 1.4 levels a channel even where it is nil.
@@ -258,20 +258,20 @@ def test_inpainting_continues_a_flat_image(fill):
 
 def test_mean_face_is_the_average_of_a_stream():
     photos = noise(5, SIZE, SIZE, 3).astype(np.uint8)
-    mean = fills.mean_face(iter(photos))
+    mean = baselines.mean_face(iter(photos))
     assert mean.dtype == np.uint8
     np.testing.assert_allclose(mean, photos.mean(0), atol=0.5)
     with pytest.raises(ValueError, match='at least one'):
-        fills.mean_face([])
+        baselines.mean_face([])
     with pytest.raises(ValueError, match='image 1 '):
-        fills.mean_face([photos[0], photos[1, :8]])
+        baselines.mean_face([photos[0], photos[1, :8]])
 
 
 def test_fills_name_a_wrong_shape():
     photo = noise(SIZE, SIZE, 3).astype(np.uint8)
     with pytest.raises(ValueError, match='uint8'):
-        fills.fill_telea(photo.astype(np.float32), square_hole())
+        baselines.fill_telea(photo.astype(np.float32), square_hole())
     with pytest.raises(ValueError, match='hole'):
-        fills.fill_telea(photo, square_hole()[..., 0])
+        baselines.fill_telea(photo, square_hole()[..., 0])
     with pytest.raises(ValueError, match='mean_image'):
-        fills.fill_mean(photo, square_hole(), photo[:8])
+        baselines.fill_mean(photo, square_hole(), photo[:8])

@@ -302,13 +302,13 @@ def test_output_shapes(res, dtype):
     mean, logvar = shapes(Extractor(size['extractor'], z, dtype), (2, res, res, 8))
     assert mean.shape == logvar.shape == (2, z)
     embedding = FaceEmbedding(size['embedding'], size['decoder'], v, dtype=dtype)
-    guide = (2, res, res, 2)
-    e = shapes(embedding, image, hole, guide, (2, z), (2, 2 * v))
+    condition = (2, res, res, 2)
+    e = shapes(embedding, image, hole, condition, (2, z), (2, 2 * v))
     assert e.v_emb.shape == (2, 2 * v)
     assert {x.shape for x in (e.l_mean, e.l_logvar, e.f_mean, e.f_logvar)} == {(2, v)}
     assert (e.landmark_logits.shape, e.mask_logits.shape, e.part.shape) == (hole, hole, image)
     generator = FaceGenerator(size['generator'], size['dilations'], size['full_width'], dtype=dtype)
-    completed = shapes(generator, image, hole, guide, (2, 2 * v), (2, z))
+    completed = shapes(generator, image, hole, condition, (2, 2 * v), (2, z))
     assert completed.shape == image
     assert shapes(Critic(size['d_global'], dtype=dtype), image).shape == rows
     scores = shapes(Critic(size['d_local'], dtype=dtype), (2, res // 2, res // 2, 4))
@@ -391,46 +391,46 @@ def test_visible_share_of_a_grid():
 
 
 def test_skips_carry_nothing_from_inside_the_hole():
-    masked, _, guide, z, v_emb = embed_inputs(1)
+    masked, _, condition, z, v_emb = embed_inputs(1)
     hole = jnp.zeros((1, RES, RES, 1)).at[:, :, :8].set(1.0)
     generator = FaceGenerator((8, 8), (1,), 8)
-    params = fill(generator, masked, hole, guide, v_emb, z)
+    params = fill(generator, masked, hole, condition, v_emb, z)
     # Cut the two other ways from input to output: the bottleneck and the full-resolution input.
     params['UpConv_0'] = jax.tree.map(jnp.zeros_like, params['UpConv_0'])
     params['Conv_5']['kernel'] = params['Conv_5']['kernel'].at[:, :, 8:].set(0.0)
 
     @jax.jit
     def output(masked):
-        return generator.apply({'params': params}, masked, hole, guide, v_emb, z)
+        return generator.apply({'params': params}, masked, hole, condition, v_emb, z)
 
     # No cell that is visible sees the first four columns, by two convolutions of stride 2 and 1.
     np.testing.assert_array_equal(output(masked), output(masked.at[:, :, :4].add(1.0)))
     assert np.abs(output(masked) - output(masked.at[:, :, 12:].add(1.0))).max() > 1e-4
 
 
-def test_the_guide_reaches_the_embedding_and_the_image_inside_the_hole():
-    masked, _, guide, z, noise = embed_inputs()
+def test_the_condition_reaches_the_embedding_and_the_image_inside_the_hole():
+    masked, _, condition, z, noise = embed_inputs()
     hole = jnp.ones((2, RES, RES, 1))
     module, generator = embedding_net(), FaceGenerator((8, 8), (1,), 8)
     params = (
-        fill(module, masked, hole, guide, z, noise),
-        fill(generator, masked, hole, guide, noise, z),
+        fill(module, masked, hole, condition, z, noise),
+        fill(generator, masked, hole, condition, noise, z),
     )
 
     @jax.jit
-    def outputs(guide):
-        e = module.apply({'params': params[0]}, masked, hole, guide, z, noise)
-        image = generator.apply({'params': params[1]}, masked, hole, guide, noise, z)
+    def outputs(condition):
+        e = module.apply({'params': params[0]}, masked, hole, condition, z, noise)
+        image = generator.apply({'params': params[1]}, masked, hole, condition, noise, z)
         return {'l_mean': e.l_mean, 'f_mean': e.f_mean, 'image': image}
 
-    told = guide.at[:, 5, 9].set(1.0)
-    for name, moved in jax.tree.map(jnp.subtract, outputs(told), outputs(guide)).items():
+    told = condition.at[:, 5, 9].set(1.0)
+    for name, moved in jax.tree.map(jnp.subtract, outputs(told), outputs(condition)).items():
         assert np.abs(moved).max() > 1e-3, name
 
 
-def test_a_point_outlives_the_shrinking_of_the_guide():
-    guide = jnp.zeros((1, 8, 8, 2)).at[0, 5, 2, 0].set(1.0)
+def test_a_point_outlives_the_shrinking_of_the_condition():
+    condition = jnp.zeros((1, 8, 8, 2)).at[0, 5, 2, 0].set(1.0)
     for size, cell in ((8, (5, 2)), (4, (2, 1)), (2, (1, 0))):
-        small = np.asarray(shrink(guide, size))
+        small = np.asarray(shrink(condition, size))
         assert small.shape == (1, size, size, 2)
         assert small[(0, *cell, 0)] == 1 == small.sum()

@@ -87,7 +87,7 @@ def test_collectives_are_read_off_a_program():
     assert aot.collective_bytes(hlo) == {'all-reduce': 8 * 4 * 4 + 20, 'all-gather': 2 * 16 * 4 * 4}
 
 
-def test_the_step_of_a_config_is_compiled_and_told(tmp_path, caplog):
+def test_the_step_of_a_config_is_compiled_and_logged(tmp_path, caplog):
     config = tiny_run.get_config()
     config.compile.batches = (8, 16)
     rows = aot.compile_run(config, tmp_path, 'cpu:8')

@@ -1,4 +1,4 @@
-"""Checkpoints against a disk that lies: flipped bits, lost files, strangers, no space, no right."""
+"""Checkpoints on a bad disk: flipped bits, lost files, other files, no space, no right."""
 
 import json
 import resource
@@ -123,7 +123,7 @@ def test_without_a_whole_step_nothing_is_restored(run):
         checkpointer.restore(make_state(0))
 
 
-def test_strangers_in_the_folder_are_no_steps(run, caplog):
+def test_other_files_in_the_folder_are_no_steps(run, caplog):
     folder = run / 'checkpoints'
     (folder / '30').mkdir()
     (folder / '25.orbax-checkpoint-tmp').mkdir()

@@ -359,10 +359,25 @@ def test_what_may_change_does():
 
 def test_a_field_that_one_version_does_not_know_is_no_change():
     def older(meta):
-        del meta['settings']['data.augment.still']
+        del meta['settings']['data.augment.unmoved']
         meta['settings']['data.augment.once_known'] = 0.5
 
     resume(lambda config: None, older)
+
+
+def test_a_field_under_its_earlier_name_is_the_same_setting():
+    def older(value):
+        def rename(meta):
+            settings = meta['settings']
+            settings['data.augment.bend'] = value
+            settings['data.bent_holes.eyes'] = settings.pop('data.warped_holes.eyes')
+            del settings['data.augment.expression_warp']
+
+        return rename
+
+    resume(lambda config: None, older(0.0))
+    with pytest.raises(ValueError, match=r'data\.augment\.expression_warp: 0\.5 -> 0\.0'):
+        resume(lambda config: None, older(0.5))
 
 
 def test_a_section_of_another_method_is_no_part_of_a_run():
@@ -370,7 +385,7 @@ def test_a_section_of_another_method_is_no_part_of_a_run():
     resume(lambda config: None, lambda meta: meta['settings'].update({'landmarks.rank': 24}))
 
 
-def test_a_changed_rate_is_told_and_kept_in_the_folder(unbroken, tmp_path):
+def test_a_changed_rate_is_logged_and_kept_in_the_folder(unbroken, tmp_path):
     workdir = shutil.copytree(unbroken, tmp_path / 'run')
     flags = (TINY, f'--config.steps.train={STEPS + 2}', f'--workdir={workdir}')
     code, out = Program(tmp_path, *flags, '--config.optim.lr=1e-5').finish()

@@ -6,8 +6,8 @@
 Stop it whenever you like, even by kill -9: the same command goes on where it stopped, and gives
 the same bytes. An image that cannot be read costs one record and is listed in DIR/bad.jsonl. When
 all is done DIR holds landmarks.json (for data.landmarks=DIR), summary.json and page/index.html
-with pictures to judge by. Several machines share the work with --shards=0:64, --shards=64:128 ...
-on a common folder, or with --runner=beam.
+with pictures to check them by. Several machines share the work with --shards=0:64, --shards=64:128
+... on a common folder, or with --runner=beam.
 
 Detectors: mediapipe (the Face Landmarker, 478 vertices, taken to 68 by --map; the model file is
 fetched once and checked by its sha256), dlib (pip install 'fi_jax[dlib]'), import (points that

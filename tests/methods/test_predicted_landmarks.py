@@ -8,7 +8,7 @@ import pytest
 from configs import landmarks as landmarks_config
 from fi_jax import features, pictures, rng, steps
 from fi_jax import landmarks as lm
-from fi_jax.methods import Method, guidance, make_method
+from fi_jax.methods import Method, make_method, predicted_landmarks
 from fi_jax.optim import make_optimizers
 from fi_jax.sample import edited, sample_run
 from fi_jax.state import example_batch, init_state
@@ -44,7 +44,10 @@ def batch():
 def draw(predictor, batch, source, vary):
     own = Method({}, lambda _: {}, {}, sample=echo)
     system, nets = predictor
-    method, nets = guidance.led(own, system, source), guidance.with_nets({}, nets)
+    method, nets = (
+        predicted_landmarks.with_predicted_landmarks(own, system, source),
+        predicted_landmarks.with_nets({}, nets),
+    )
     steps.Sampler(method, 0, 4, vary=vary)  # checks vary
     prepared = features.prepare(batch)
     draw = jax.jit(lambda nets, b: steps.draw_samples(method, nets, b, 0, 4, vary=vary)['image'])
@@ -70,7 +73,7 @@ def differ(images):
 def test_structure_and_appearance_vary_each_alone(predictor, batch, source, vary, expected):
     images = draw(predictor, batch, source, vary)
     assert differ(images) == expected
-    assert images[..., 0].sum((2, 3)).min() > 20  # points were told to all
+    assert images[..., 0].sum((2, 3)).min() > 20  # points were points to all
 
 
 @pytest.mark.parametrize('vary', ['structure', 'hair'])
@@ -101,23 +104,23 @@ def test_an_edit_without_landmarks_of_the_user_is_refused(tiny_config, tmp_path)
         sample_run(config, tmp_path)
 
 
-def test_a_sheet_shows_what_was_told_to_each_sample_once_or_to_all():
+def test_a_sheet_shows_the_landmarks_of_each_sample_or_once_those_of_all():
     rng = np.random.default_rng(0)
     batch = {
         'image': rng.integers(256, size=(2, RES, RES, 3), dtype=np.uint8),
         'hole': np.zeros((2, RES, RES, 1), np.uint8),
     }
     samples = rng.integers(256, size=(2, 3, RES, RES, 3), dtype=np.uint8)
-    told = np.tile(lm.mean_landmarks((RES, RES)), (2, 3, 1, 1))
-    told[1] = np.nan  # a face of which nobody knows the landmarks
+    points = np.tile(lm.mean_landmarks((RES, RES)), (2, 3, 1, 1))
+    points[1] = np.nan  # a face of which nobody knows the landmarks
 
     def columns(**outputs):
         return (pictures.sheet(batch, {'composite': samples, **outputs}, 40).shape[1] - 2) // 42
 
     assert columns() == 5  # input, three samples, truth
-    assert columns(told=told) == 6
-    told[0, 1] += 1.0
-    assert columns(told=told) == 8
+    assert columns(points=points) == 6
+    points[0, 1] += 1.0
+    assert columns(points=points) == 8
 
 
 def test_a_face_is_drawn_where_its_points_are_and_left_bare_without_any():

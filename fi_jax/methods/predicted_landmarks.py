@@ -1,4 +1,4 @@
-"""Who leads a completion: a method of faces, led by the points that another method predicts."""
+"""A method of faces whose landmarks come from another method, which predicts them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PREDICTED = ('predictor', 'predictor_sample')  # of the values of config.landmar
 HEAD = 'predictor/'  # before the names of the predictor's nets
 
 
-def led(method: Method, predictor: Method, source: str) -> Method:
+def with_predicted_landmarks(method: Method, predictor: Method, source: str) -> Method:
     """The method with its landmarks replaced by predicted ones before each sample.
 
     source 'predictor' takes the most likely points, 'predictor_sample' a whole shape drawn anew
