@@ -118,9 +118,9 @@ def test_a_sheet_shows_the_landmarks_of_each_sample_or_once_those_of_all():
         return (pictures.sheet(batch, {'composite': samples, **outputs}, 40).shape[1] - 2) // 42
 
     assert columns() == 5  # input, three samples, truth
-    assert columns(points=points) == 6
+    assert columns(condition_landmarks=points) == 6
     points[0, 1] += 1.0
-    assert columns(points=points) == 8
+    assert columns(condition_landmarks=points) == 8
 
 
 def test_a_face_is_drawn_where_its_points_are_and_left_bare_without_any():
