@@ -44,7 +44,7 @@ quickstart: env
 
 test: env
 	$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check . && $(BIN)/python -m mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile
 
 test-slow: env
 	$(BIN)/python -m pytest -m slow

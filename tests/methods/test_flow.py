@@ -4,19 +4,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import FrozenConfigDict
 
 from configs import flow as config_file
 from fi_jax import features, rng
 from fi_jax.input_pipeline import holes
 from fi_jax.methods import flow, make_method
 from fi_jax.nets.flow import FlowUNet, depth_to_space, space_to_depth
-from fi_jax.optim import make_optimizers
 from fi_jax.pretrained import warm_start
 from fi_jax.run.checkpoint import Checkpointer
 from fi_jax.run.settings import settings_of
 from fi_jax.run.writers import save_json
-from fi_jax.state import bind, init_state
+from fi_jax.state import bind
 from fi_jax.steps import make_train_step
+from tests.states import fresh
 
 
 def tiny(stage='flow', **changes):
@@ -55,8 +56,8 @@ class Exact:
         self._answer = answer
         self.frozen = self
 
-    def __call__(self, view, t, style):
-        return self._answer(view, t)
+    def __call__(self, view, *args):
+        return self._answer(view, *args[:1])
 
 
 def test_patches_are_taken_apart_and_put_together():
@@ -131,13 +132,12 @@ def test_the_loss_is_nothing_for_the_true_velocity_and_blind_outside_the_hole(ba
 @pytest.mark.parametrize('source', ['none', 'user'])
 def test_landmarks_lead_only_where_they_may(batch, source):
     config = tiny(landmark_source=source)
-    method = make_method(config)
-    state = init_state(method, make_optimizers(config, method.nets), 32, 0)
+    method, _, state = fresh(FrozenConfigDict(config))
     # The last layer begins at zero, so that every draw would be the same.
     nets = jax.tree.map(lambda x: x + 0.02, state.nets)
-    bound = bind(method, nets)
+    draw = jax.jit(lambda batch: method.sample(bind(method, nets), batch, keys()))
     moved = {**batch, 'landmarks': batch['landmarks'] + 3.0}
-    one, other = (method.sample(bound, b, keys()) for b in (batch, moved))
+    one, other = draw(batch), draw(moved)
     assert bool((one['image'] == other['image']).all()) == (source == 'none')
     assert ('condition_landmarks' in one) == (source == 'user')
 
@@ -164,11 +164,9 @@ def test_guidance_scales_the_lead_of_the_landmarks(batch):
 def test_distilling_asks_nothing_of_a_network_that_jumps_where_its_teacher_walks(batch):
     config = tiny('distill', **{'flow.style_dim': 0})
     system = flow.Flow(config)
-    method = make_method(config)
-    state = init_state(method, make_optimizers(config, method.nets), 32, 0)
-    bound = bind(method, state.nets)
     exact = Exact(lambda view, t: batch['image'])
-    nets = {**bound, 'flow': exact, 'teacher': exact}
+    blind = Exact(lambda view: jnp.zeros(len(view)))
+    nets = {'flow': exact, 'teacher': exact, 'd_global': blind, 'd_local': blind}
     _, terms = system.distill_loss(nets, batch, jax.random.key(0), jnp.zeros(()))
     assert float(terms['huber']) < 1e-6
 
@@ -176,12 +174,10 @@ def test_distilling_asks_nothing_of_a_network_that_jumps_where_its_teacher_walks
 @pytest.mark.parametrize('stage', ['flow', 'distill'])
 def test_a_step_moves_what_its_stage_moves_and_no_teacher(batch, stage):
     config = tiny(stage)
-    method = make_method(config)
-    optimizers = make_optimizers(config, method.nets)
-    state = init_state(method, optimizers, config.res, 0)
+    method, optimizers, state = fresh(FrozenConfigDict(config))
     raw = {k: v for k, v in batch.items() if k not in ('masked', 'face_part')}
     raw['image'] = features.to_uint8(batch['image'])
-    after, metrics = make_train_step(method, stage, optimizers, config)(state, raw)
+    after, metrics = jax.jit(make_train_step(method, stage, optimizers, config))(state, raw)
     assert np.isfinite(float(metrics[f'loss/{stage}']))
 
     def moved(name):
@@ -219,8 +215,7 @@ def test_unknown_switches_are_refused(field):
 
 def test_a_teacher_begins_as_the_average_of_the_flow_it_distils(tmp_path):
     before = tiny()
-    method = make_method(before)
-    state = init_state(method, make_optimizers(before, method.nets), 32, 7)
+    _, _, state = fresh(FrozenConfigDict(before))
     averaged = state.nets['flow'].replace(
         ema=jax.tree.map(lambda x: x + 1.0, state.nets['flow'].params)
     )
@@ -228,13 +223,12 @@ def test_a_teacher_begins_as_the_average_of_the_flow_it_distils(tmp_path):
     with Checkpointer(tmp_path, before.checkpoint) as checkpointer:
         checkpointer.save(1, state.replace(nets={**state.nets, 'flow': averaged}), {}, {}, {})
     config = tiny('distill')
-    method = make_method(config)
-    fresh = init_state(method, make_optimizers(config, method.nets), 32, 0)
-    begun = warm_start(fresh, tmp_path, method.begins)
+    method, _, first = fresh(FrozenConfigDict(config))
+    begun = warm_start(first, tmp_path, method.begins)
     for name in ('flow', 'teacher'):
         jax.tree.map(np.testing.assert_array_equal, begun.nets[name].params, averaged.ema)
     jax.tree.map(
         np.testing.assert_array_equal,
         begun.nets['d_local'].params,
-        fresh.nets['d_local'].params,
+        first.nets['d_local'].params,
     )
