@@ -194,12 +194,23 @@ def crop_at(x: jax.Array, centre: jax.Array, size: int) -> jax.Array:
     x (B,H,W,C), centre (B,2) as (y, x) -> (B,size,size,C). Written as two products with 0/1
     matrices, which shard over the batch and have a cheap gradient, where a gather has neither.
     """
+    rows, columns = (_select(centre[:, i], x.shape[1 + i], size, x.dtype) for i in (0, 1))
+    x = jnp.einsum('bsh,bhwc->bswc', rows, x, precision=_EXACT)
+    return jnp.einsum('btw,bswc->bstc', columns, x, precision=_EXACT)
 
-    def select(centre: jax.Array, length: int) -> jax.Array:
-        start = jnp.clip(jnp.round(centre) - size // 2, 0, length - size)
-        rows = start[:, None, None] + jnp.arange(size)[None, :, None]
-        return (rows == jnp.arange(length)[None, None, :]).astype(x.dtype)
 
-    exact = jax.lax.Precision.HIGHEST  # else a TPU rounds the pixels to bfloat16
-    x = jnp.einsum('bsh,bhwc->bswc', select(centre[:, 0], x.shape[1]), x, precision=exact)
-    return jnp.einsum('btw,bswc->bstc', select(centre[:, 1], x.shape[2]), x, precision=exact)
+def paste_at(x: jax.Array, centre: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Windows (B,s,s,C) back where `crop_at` took them, 0 around them; (B,H,W,C) of that size."""
+    rows, columns = (_select(centre[:, i], size[i], x.shape[1], x.dtype) for i in (0, 1))
+    x = jnp.einsum('bsh,bstc->bhtc', rows, x, precision=_EXACT)
+    return jnp.einsum('btw,bhtc->bhwc', columns, x, precision=_EXACT)
+
+
+_EXACT = jax.lax.Precision.HIGHEST  # else a TPU rounds the pixels to bfloat16
+
+
+def _select(centre: jax.Array, length: int, size: int, dtype: Any) -> jax.Array:
+    """(B,size,length) of 0 and 1: which pixel of the side each pixel of the window is."""
+    start = jnp.clip(jnp.round(centre) - size // 2, 0, length - size)
+    places = start[:, None, None] + jnp.arange(size)[None, :, None]
+    return (places == jnp.arange(length)[None, None, :]).astype(dtype)

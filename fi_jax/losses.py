@@ -89,9 +89,11 @@ def adversarial_loss(kind: str, fake: jax.Array) -> jax.Array:
     raise ValueError(f'adversarial loss {kind!r}: choose one of {list(GAN_KINDS)}')
 
 
-def squared_gradient(critic: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
-    """Squared norm of the critic's gradient at each image x (B,H,W,C); (B,)."""
-    grad = jax.grad(lambda y: critic(y).sum())(x)
+def squared_gradient(
+    critic: Callable[[jax.Array], jax.Array], x: jax.Array, where: jax.Array | float = 1.0
+) -> jax.Array:
+    """Squared norm of the critic's gradient at images x (B,H,W,C), over the pixels where; (B,)."""
+    grad = jax.grad(lambda y: critic(y).sum())(x) * where
     return jnp.square(grad).sum(axis=(1, 2, 3))
 
 
@@ -101,9 +103,17 @@ def r1(critic: Callable[[jax.Array], jax.Array], real: jax.Array) -> jax.Array:
 
 
 def gradient_penalty(
-    critic: Callable[[jax.Array], jax.Array], real: jax.Array, fake: jax.Array, mix: jax.Array
+    critic: Callable[[jax.Array], jax.Array],
+    real: jax.Array,
+    fake: jax.Array,
+    mix: jax.Array,
+    where: jax.Array | float = 1.0,
 ) -> jax.Array:
-    """(|gradient| - 1)^2 between real and fake; mix (B,) in [0,1] (Gulrajani et al., 2017)."""
+    """(|gradient| - 1)^2 between real and fake; mix (B,) in [0,1] (Gulrajani et al., 2017).
+
+    where (B,H,W,1): the pixels whose gradient counts, for critics of completions those of the hole
+    (Yu et al., 2018).
+    """
     t = mix[:, None, None, None]
-    norm = jnp.sqrt(squared_gradient(critic, t * real + (1 - t) * fake) + 1e-12)
+    norm = jnp.sqrt(squared_gradient(critic, t * real + (1 - t) * fake, where) + 1e-12)
     return jnp.square(norm - 1.0)

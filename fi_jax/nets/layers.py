@@ -1,4 +1,4 @@
-"""Layers shared by the networks: convolutions, exact sub-pixel upsampling, normalisation, FiLM."""
+"""Layers shared by the networks: convolutions, sub-pixel upsampling, norms, FiLM, attention."""
 
 from __future__ import annotations
 
@@ -255,3 +255,62 @@ class GaussianHead(nn.Module):
 def reparameterise(mean: jax.Array, logvar: jax.Array, noise: jax.Array) -> jax.Array:
     """A draw of N(mean, exp(logvar)) from standard normal noise of the same shape."""
     return mean + jnp.exp(0.5 * logvar) * noise
+
+
+def patches(x: jax.Array, size: int, stride: int) -> jax.Array:
+    """size x size windows, 'SAME' padding; (B,H,W,C) -> (B,H/stride,W/stride,size,size,C)."""
+    h, w = x.shape[1:3]
+    before = (size - stride) // 2
+    pad = (before, size - stride - before)
+    x = jnp.pad(x, ((0, 0), pad, pad, (0, 0)))
+    rows = [
+        jnp.stack([x[:, i : i + h : stride, j : j + w : stride] for j in range(size)], axis=3)
+        for i in range(size)
+    ]
+    return jnp.stack(rows, axis=3)
+
+
+def unpatch(windows: jax.Array) -> jax.Array:
+    """Mean of 4x4 windows of stride 2 where they overlap; (B,H,W,4,4,C) -> (B,2H,2W,C)."""
+    b, h, w, _, _, c = windows.shape
+    blocks = windows.reshape(b, h, w, 2, 2, 2, 2, c)  # which block, which pixel, of rows, columns
+    total = sum(
+        jnp.pad(blocks[:, :, :, i, :, j], ((0, 0), (i, 1 - i), (j, 1 - j), (0, 0), (0, 0), (0, 0)))
+        for i in (0, 1)
+        for j in (0, 1)
+    )
+    joined = jnp.moveaxis(total, 3, 2).reshape(b, 2 * h + 2, 2 * w + 2, c)
+    return joined[:, 1:-1, 1:-1] / 4
+
+
+def contextual_attention(x: jax.Array, hole: jax.Array, sharpness: float = 10.0) -> jax.Array:
+    """Each place of x (B,H,W,C) from visible patches that look like it (Yu et al., 2018).
+
+    hole (B,H,W,1), 1 = missing. 3x3 patches of every second pixel are compared by cosine, scores of
+    neighbours that shift alike are added up, and 4x4 patches of x laid over each other; patches
+    that touch the hole give nothing. All 0 where none is free of it. Float32 inside.
+    """
+    b, h, w, c = x.shape
+    h, w, n = h // 2, w // 2, h * w // 4
+    wide = x.astype(jnp.float32)
+    seen = patches(wide[:, ::2, ::2], 3, 1).reshape(b, n, -1)
+    # A floor under the root, for the norm of nothing has no gradient.
+    norm = jnp.sqrt(jnp.maximum(jnp.square(seen).sum(-1, keepdims=True), 1e-8))
+    scores = jnp.einsum('bik,bjk->bij', seen, seen / norm)
+    by_columns = (0, 2, 1, 4, 3)
+    for shape in ((h, w), (w, h)):
+        scores = _along_diagonal(scores)
+        scores = scores.reshape(b, *shape, *shape).transpose(by_columns).reshape(b, n, n)
+    halved = nn.max_pool(hole, (2, 2), (2, 2))
+    touched = patches(halved, 3, 1).reshape(b, 1, n, -1).max(-1)
+    free = (touched == 0).astype(jnp.float32)
+    share = jax.nn.softmax(sharpness * scores * free, axis=-1) * free
+    rebuilt = jnp.einsum('bij,bjk->bik', share, patches(wide, 4, 2).reshape(b, n, -1))
+    return unpatch(rebuilt.reshape(b, h, w, 4, 4, c)).astype(x.dtype)
+
+
+def _along_diagonal(scores: jax.Array) -> jax.Array:
+    """Each score (B,N,N) plus its two neighbours on the diagonal: both places one further."""
+    padded = jnp.pad(scores, ((0, 0), (1, 1), (1, 1)))
+    n = scores.shape[1]
+    return sum(padded[:, i : i + n, i : i + n] for i in range(3))

@@ -434,3 +434,32 @@ def test_a_point_outlives_the_shrinking_of_the_condition():
         small = np.asarray(shrink(condition, size))
         assert small.shape == (1, size, size, 2)
         assert small[(0, *cell, 0)] == 1 == small.sum()
+
+
+# ------------------------------------------------------------------------------ attention
+
+
+def test_overlapping_patches_of_an_image_lie_down_as_the_image():
+    x = normal(0, 2, 8, 6, 3)
+    laid = layers.unpatch(layers.patches(x, 4, 2))
+    np.testing.assert_allclose(laid[:, 1:-1, 1:-1], x[:, 1:-1, 1:-1], rtol=1e-5, atol=1e-6)
+
+
+def test_attention_copies_what_looks_alike_from_outside_the_hole_alone():
+    # Stripes that repeat each 8 pixels: a place has its like 8 pixels to its side.
+    x = jnp.tile(normal(0, 1, 16, 8, 16), (1, 1, 3, 1))
+    hole = np.zeros((1, 16, 24, 1), np.float32)
+    hole[:, :, 8:16] = 1
+    found = layers.contextual_attention(x, jnp.asarray(hole))
+    inside = (slice(None), slice(4, 12), slice(9, 15))
+    np.testing.assert_allclose(found[inside], x[inside], atol=0.05)
+    marked = x.at[:, :, 10:14].add(100.0)  # well inside: no patch from there
+    again = layers.contextual_attention(marked, jnp.asarray(hole))
+    assert np.abs(again).max() < 50
+
+
+def test_attention_is_nothing_and_has_a_gradient_where_no_patch_is_visible():
+    x, hole = jnp.zeros((1, 8, 8, 4)), jnp.ones((1, 8, 8, 1))
+    np.testing.assert_array_equal(layers.contextual_attention(x, hole), 0)
+    slope = jax.grad(lambda x: layers.contextual_attention(x, jnp.zeros_like(hole)).sum())(x)
+    assert np.isfinite(slope).all()
