@@ -20,5 +20,5 @@ SETTINGS = {
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Arguments: tiny, res=64|128|256, ablate=NAME[+NAME]."""
+    """Arguments: tiny, size=small|paper, res=64|128|256, ablate=NAME[+NAME]."""
     return make(arg, 'bicyclegan', SETTINGS, {'steps.bicycle': 2})

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from fi_jax import features, losses, rng
 from fi_jax.features import Batch
-from fi_jax.methods import Method, Nets, Phase, Settings, pairs
+from fi_jax.methods import Changes, Method, Nets, Phase, Settings, pairs
 from fi_jax.nets.bicyclegan import Encoder, PatchCritic, UNet
 from fi_jax.nets.layers import reparameterise
 from fi_jax.rng import Keys
@@ -27,12 +27,16 @@ def defaults(res: int) -> dict[str, Any]:
     octaves = {32: 3, 64: 4, 128: 5, 256: 6}[res]
     small = res == 32
     return dict(
+        size='small',
         steps=dict(bicycle=0),
         bicyclegan=dict(
             z_dim=8,
             unet=((8, 16, 16) if small else (64, 128, 256, 512, 512, 512)[:octaves]),
             encoder=((8, 16) if small else (64, 128, 192, 256, 256)[: octaves - 1]),
             critic=((8, 16) if small else (64, 128, 256)),
+            critic_more=0,  # width of a further layer of the critics, without stride
+            critic_half=False,  # half the widths for the critics' smaller view
+            transposed=False,  # the U-Net's way up
             l1=10.0,
             kl=0.01,
             z=0.5,
@@ -40,7 +44,26 @@ def defaults(res: int) -> dict[str, Any]:
     )
 
 
-SETTINGS = Settings(defaults, ablations={'no_code': {'bicyclegan.z': 0.0}}, fixed=('bicyclegan',))
+def sizes(res: int) -> dict[str, dict[str, Changes]]:
+    """'small' is of this project; 'paper' has the authors' widths, who work at 256 pixels."""
+    octaves = {32: 5, 64: 6, 128: 7, 256: 8}[res]
+    paper = {
+        'bicyclegan.unet': (64, 128, 256, *(512,) * (octaves - 3)),
+        'bicyclegan.encoder': (64, 128, 192, 256, 256)[: octaves - 1],
+        'bicyclegan.critic': (64, 128, 256),
+        'bicyclegan.critic_more': 512,
+        'bicyclegan.critic_half': True,
+        'bicyclegan.transposed': True,
+    }
+    return {'size': {'small': {}, 'paper': paper}}
+
+
+SETTINGS = Settings(
+    defaults,
+    choices=sizes,
+    ablations={'no_code': {'bicyclegan.z': 0.0}},
+    fixed=('bicyclegan',),
+)
 
 
 def make(config: Any) -> Method:
@@ -96,9 +119,12 @@ def make(config: Any) -> Method:
         return {'unet': (seen, z), 'encoder': (image,), **dict.fromkeys(CRITICS, (image,))}
 
     nets = {
-        'unet': UNet(tuple(c.unet), dtype),
+        'unet': UNet(tuple(c.unet), c.transposed, dtype),
         'encoder': Encoder(tuple(c.encoder), c.z_dim, dtype),
-        **{name: PatchCritic(tuple(c.critic), dtype) for name in CRITICS},
+        **{
+            name: PatchCritic(tuple(c.critic), c.critic_more, c.critic_half, dtype)
+            for name in CRITICS
+        },
     }
     return Method(
         nets=nets,

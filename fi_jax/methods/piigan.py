@@ -122,7 +122,8 @@ def make(config: Any) -> Method:
         _, fine = complete(nets, batch, draw(key_z, batch))
         real, fake = batch['image'], jax.lax.stop_gradient(composite(fine, batch))
         mix = jax.random.uniform(key_mix, (len(real),))
-        total, terms = jnp.zeros(()), {}
+        total = jnp.zeros(())
+        terms: dict[str, jax.Array] = {}
         for name, critic in of_images(nets, batch).items():
             apart = losses.critic_loss('wgan', critic(real), critic(fake)).mean()
             penalty = losses.gradient_penalty(critic, real, fake, mix, batch['hole']).mean()

@@ -8,13 +8,25 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fi_jax.nets.layers import DownConv, Dtype, GaussianHead, UpConv, instance_norm, leaky
+from fi_jax.nets.layers import (
+    DownConv,
+    Dtype,
+    GaussianHead,
+    TransposedConv,
+    UpConv,
+    instance_norm,
+    leaky,
+)
 
 
 class UNet(nn.Module):
-    """(B,H,W,C), z (B,D) -> image (B,H,W,3) in [-1,1]; z joins the input of every level down."""
+    """(B,H,W,C), z (B,D) -> image (B,H,W,3) in [-1,1]; z joins the input of every level down.
+
+    transposed: upwards by transposed convolutions 4x4, as the authors do.
+    """
 
     widths: Sequence[int]
+    transposed: bool = False
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -23,15 +35,21 @@ class UNet(nn.Module):
             tiled = jnp.broadcast_to(z[:, None, None, :], (*x.shape[:3], z.shape[-1]))
             return jnp.concatenate([x, tiled.astype(x.dtype)], axis=-1)
 
+        def up(x: jax.Array, width: int) -> jax.Array:
+            if self.transposed:
+                return TransposedConv(width, 4, self.dtype)(x)
+            return UpConv(width, self.dtype)(x)
+
         skips: list[jax.Array] = []
         for level, width in enumerate(self.widths):
             x = DownConv(width, 4, self.dtype)(with_z(x))
-            x = leaky(instance_norm(x, self.dtype) if level else x)
+            # One pixel has no deviation to be normalised by.
+            x = leaky(instance_norm(x, self.dtype) if level and x.shape[1] > 1 else x)
             skips.append(x)
         for level, skip in reversed(list(enumerate(skips[:-1]))):
-            x = nn.relu(instance_norm(UpConv(self.widths[level], self.dtype)(x), self.dtype))
+            x = nn.relu(instance_norm(up(x, self.widths[level]), self.dtype))
             x = jnp.concatenate([x, skip], axis=-1)
-        return jnp.tanh(UpConv(3, self.dtype)(x).astype(jnp.float32))
+        return jnp.tanh(up(x, 3).astype(jnp.float32))
 
 
 class Encoder(nn.Module):
@@ -53,18 +71,26 @@ class Encoder(nn.Module):
 
 
 class PatchCritic(nn.Module):
-    """(B,H,W,3) -> scores (B,N) of patches, at the image's size and at half of it."""
+    """(B,H,W,3) -> scores (B,N) of patches, at the image's size and at half of it.
+
+    more: a further layer of that width, without stride; half: the smaller view has half the widths.
+    """
 
     widths: Sequence[int]
+    more: int = 0
+    half: bool = False
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         scores = []
-        for view in (x, nn.avg_pool(x, (2, 2), (2, 2))):
+        for view, part in ((x, 1), (nn.avg_pool(x, (2, 2), (2, 2)), 2 if self.half else 1)):
             for level, width in enumerate(self.widths):
-                view = DownConv(width, 4, self.dtype)(view)
+                view = DownConv(width // part, 4, self.dtype)(view)
                 view = leaky(instance_norm(view, self.dtype) if level else view)
+            if self.more:
+                view = nn.Conv(self.more // part, (4, 4), dtype=self.dtype)(view)
+                view = leaky(instance_norm(view, self.dtype))
             view = nn.Conv(1, (4, 4), dtype=self.dtype)(view)
             scores.append(view.reshape(len(view), -1).astype(jnp.float32))
         return jnp.concatenate(scores, axis=-1)

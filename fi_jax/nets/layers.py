@@ -274,11 +274,9 @@ def unpatch(windows: jax.Array) -> jax.Array:
     """Mean of 4x4 windows of stride 2 where they overlap; (B,H,W,4,4,C) -> (B,2H,2W,C)."""
     b, h, w, _, _, c = windows.shape
     blocks = windows.reshape(b, h, w, 2, 2, 2, 2, c)  # which block, which pixel, of rows, columns
-    total = sum(
-        jnp.pad(blocks[:, :, :, i, :, j], ((0, 0), (i, 1 - i), (j, 1 - j), (0, 0), (0, 0), (0, 0)))
-        for i in (0, 1)
-        for j in (0, 1)
-    )
+    total = jnp.zeros((b, h + 1, w + 1, 2, 2, c), windows.dtype)
+    for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        total = total.at[:, i : i + h, j : j + w].add(blocks[:, :, :, i, :, j])
     joined = jnp.moveaxis(total, 3, 2).reshape(b, 2 * h + 2, 2 * w + 2, c)
     return joined[:, 1:-1, 1:-1] / 4
 
@@ -313,4 +311,5 @@ def _along_diagonal(scores: jax.Array) -> jax.Array:
     """Each score (B,N,N) plus its two neighbours on the diagonal: both places one further."""
     padded = jnp.pad(scores, ((0, 0), (1, 1), (1, 1)))
     n = scores.shape[1]
-    return sum(padded[:, i : i + n, i : i + n] for i in range(3))
+    before, here, after = (padded[:, i : i + n, i : i + n] for i in range(3))
+    return before + here + after

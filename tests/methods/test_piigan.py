@@ -10,6 +10,7 @@ from fi_jax import features, losses, steps
 from fi_jax.methods import make_method
 from fi_jax.optim import make_optimizers
 from fi_jax.state import bind, example_batch, init_state
+from tests.methods.parameters import count
 
 RES = 32
 AUTHORS = {'inpainter': 3.604e6, 'extractor': 36.2e6, 'critic_local': 4.3e6, 'critic_global': 2.7e6}
@@ -28,19 +29,8 @@ def made():
     return config, method, optimizers, state, batch
 
 
-def sizes(method, res):
-    inputs = jax.eval_shape(lambda: method.inputs(features.prepare(example_batch(res))))
-    return {
-        name: sum(
-            x.size
-            for x in jax.tree.leaves(jax.eval_shape(net.init, jax.random.key(0), *inputs[name]))
-        )
-        for name, net in method.nets.items()
-    }
-
-
 def test_the_nets_have_the_authors_sizes_at_their_128_pixels():
-    found = sizes(make_method(piigan.get_config('size=paper,res=128')), 128)
+    found = count(make_method(piigan.get_config('size=paper,res=128')), 128)
     assert found == {name: pytest.approx(count, rel=0.01) for name, count in AUTHORS.items()}
 
 
