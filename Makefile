@@ -9,7 +9,11 @@ RUN := runs/quickstart
 
 PAGE := fi_jax/serve/page
 
-.PHONY: help env quickstart test test-slow test-shared test-parity test-browser page page-tools lint bench landmarks clean
+# make table TABLE="--tiny", or TABLE="--images=300_000 --config.data.source=zip --config.data.path=FACES.zip"
+TABLE ?=
+TABLE_OUT ?= runs/table
+
+.PHONY: help env quickstart table test test-slow test-shared test-parity test-browser page page-tools lint bench landmarks clean
 
 help:
 	@echo "make quickstart   complete a photo; train both stages on drawn faces, evaluate (minutes)"
@@ -21,6 +25,7 @@ help:
 	@echo "make test-browser the page in Chromium; installs Debian's where there is none (needs node)"
 	@echo "make page         build the page's script from its TypeScript (needs node)"
 	@echo "make landmarks    landmarks of a zip: FACES=FACES.zip OUT=DIR (needs: pip install .[landmarks])"
+	@echo "make table        train, score and compare all systems; TABLE=\"--tiny\" tries it (docs/systems.md)"
 	@echo "make bench        ratios against PyTorch and the machine's limits (needs: pip install .[bench])"
 
 env: $(VENV)/ready
@@ -87,6 +92,9 @@ bench: env
 	$(BIN)/python -m benchmarks.step_vs_torch --stage stage2
 	$(BIN)/python -m benchmarks.data_pipeline
 	$(BIN)/python -m benchmarks.first_step
+
+table: env
+	$(BIN)/python -m benchmarks.table --out=$(TABLE_OUT) $(TABLE)
 
 landmarks: env
 	$(BIN)/fi-jax landmarks --source=zip --path=$(FACES) --out=$(OUT) --npz=$(OUT)/points.npz

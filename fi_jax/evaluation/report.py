@@ -1,5 +1,5 @@
 # ruff: noqa: RUF001  (the page is set with true dashes, minus signs and multiplication signs)
-"""The report of an evaluation: one self-contained page, and the same numbers as CSV and LaTeX.
+"""The report of an evaluation: one self-contained page; its numbers as CSV, LaTeX, Markdown.
 
 Nothing is fetched: pictures and charts are inside the page, and its content policy forbids more.
 """
@@ -54,12 +54,13 @@ _GATED = (
 
 
 def write(results: Results, summary: Summary, folder: Path, name: str) -> Path:
-    """folder/<name>.html, .csv (means), _images.csv (each image) and .tex; returns the page."""
+    """folder/<name>.html, .csv (means), _images.csv (each image), .tex, .md; returns the page."""
     files = {
         f'{name}.html': page(results, summary, name),
         f'{name}.csv': tables.means_csv(summary),
         f'{name}_images.csv': tables.images_csv(results),
         f'{name}.tex': tables.latex(results, summary),
+        f'{name}.md': tables.markdown(results, summary),
     }
     for file, text in files.items():
         with atomic_write(folder / file) as part:

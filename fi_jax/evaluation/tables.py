@@ -1,5 +1,5 @@
 # ruff: noqa: RUF001  (set with true dashes, minus signs and multiplication signs)
-"""What the tables of an evaluation hold, how its numbers read, and both as CSV and LaTeX."""
+"""What the tables of an evaluation hold, how its numbers read; both as CSV, LaTeX, Markdown."""
 
 from __future__ import annotations
 
@@ -197,6 +197,44 @@ def latex(results: Results, summary: Summary) -> str:
             cells.append(f'${text}$')
         lines.append(' & '.join(cells) + r' \\')
     return '\n'.join([*lines, r'\bottomrule', r'\end{tabular}', ''])
+
+
+def markdown(results: Results, summary: Summary) -> str:
+    """The main table and the paired differences as Markdown: means, intervals, the best in bold."""
+    columns = headline(results, summary)
+    best = best_rows(results, summary, columns)
+    lines = [sentence(results) + '. In brackets 95 % bootstrap intervals over images.', '']
+    lines += _markdown_head(columns)
+    for row in results.scores:
+        found = {name: cell_of(results, summary, row, name) for name in columns}
+        cells = [_markdown(cell, name, best.get(name) == row) for name, cell in found.items()]
+        lines.append(f'| {" | ".join([title_of(row, results), *cells])} |')
+    columns = [m for m in columns if shown(m).better]
+    columns = [m for m in columns if any(m in cells for cells in summary['paired'].values())]
+    if columns:
+        first = title_of(results.primary[0], results)
+        lines += ['', f'{first} minus each other row, image by image on the same holes:', '']
+        lines += _markdown_head(columns)
+        for row, found in summary['paired'].items():
+            cells = [_markdown(found.get(name), name, sign=True) for name in columns]
+            lines.append(f'| {" | ".join([title_of(row, results), *cells])} |')
+    return '\n'.join([*lines, ''])
+
+
+def _markdown_head(columns: Sequence[str]) -> list[str]:
+    arrows = {'higher': ' ↑', 'lower': ' ↓', '': ''}
+    metrics = [shown(name) for name in columns]
+    heads = [m.title + (f', {m.unit}' if m.unit else '') + arrows[m.better] for m in metrics]
+    return [f'| {" | ".join(["", *heads])} |', f'|---{"|--:" * len(heads)}|']
+
+
+def _markdown(cell: Cell | None, name: str, bold: bool = False, sign: bool = False) -> str:
+    if cell is None or not finite(cell['mean']):
+        return '–'
+    metric = shown(name)
+    text, between = number(cell['mean'], metric, sign), interval(cell, metric, sign)
+    text = f'**{text}**' if bold else text
+    return f'{text} ({between})' if between else text
 
 
 def _tex(text: str) -> str:

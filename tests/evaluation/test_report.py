@@ -222,6 +222,7 @@ def test_poor_results_still_give_a_page(results, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         'x.csv',
         'x.html',
+        'x.md',
         'x.tex',
         'x_images.csv',
     ]
@@ -232,6 +233,20 @@ def test_a_metric_of_nan_alone_is_shown_as_a_dash():
     results.scores['samples']['psnr_hole/mean'][:] = np.nan
     text = parsed(page_of(results)).text
     assert not [t for t in text if 'nan' in t.lower()]
+
+
+def test_markdown_holds_means_and_differences_of_the_summary():
+    results = made_up()
+    summary = summaries.summarise(results)
+    text = tables.markdown(results, summary)
+    rows = [line.split(' | ') for line in text.splitlines() if line.startswith('| keypoint')]
+    assert len(rows) == 1 and len(rows[0]) == len(tables.headline(results, summary)) + 1
+    mean = summary['rows']['samples']['all']['psnr_hole/mean']['mean']
+    assert f'**{mean:.2f}**' in rows[0][1]
+    assert '∞' in next(line for line in text.splitlines() if line.startswith('| real image'))
+    apart = summary['paired']['telea']['psnr_hole/mean']['mean']
+    *_, last = (line for line in text.splitlines() if line.startswith('| Telea'))
+    assert f'{apart:+.2f}' in last
 
 
 def test_csv_and_latex_hold_the_numbers_of_the_summary():
