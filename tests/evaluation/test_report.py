@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from fi_jax.evaluation import charts, metric_names, report, summaries, tables
+from fi_jax.evaluation import metric_names, report, summaries, svg, tables
 from fi_jax.evaluation import results as res
 from fi_jax.input_pipeline import holes
 from fi_jax.metrics import bootstrap
@@ -286,10 +286,10 @@ def test_best_is_bold_and_never_the_real_image():
 
 
 def test_labels_are_spread_out_within_bounds():
-    places = charts._spread_out([50, 51, 52, 200], 15, 0, 210)
+    places = svg.spread_out([50, 51, 52, 200], 15, 0, 210)
     assert np.diff(sorted(places)).min() >= 15 - 1e-9
     assert max(places) <= 210
-    ordered = charts._spread_out([200, 201, 199], 15, 0, 210)
+    ordered = svg.spread_out([200, 201, 199], 15, 0, 210)
     assert ordered[2] < ordered[0] < ordered[1] <= 210
 
 
