@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import time
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from jax.sharding import Mesh
+from tqdm import tqdm
 
 from fi_jax import pictures, sharding
 from fi_jax.evaluation import results as res
@@ -75,7 +76,11 @@ def measure(
     meta: dict[str, np.ndarray] = {}
     scores: dict[str, res.Scores] = {row: {} for row in rows}
     not_finite: dict[str, list[int]] = {row: [] for row in rows}
-    progress = _Progress(count)
+    # delay: none where it is soon done, as in a validation.
+    every, quiet = 1.0 if sys.stderr.isatty() else 30.0, jax.process_index() > 0
+    bar = tqdm(
+        total=count, desc='scored', unit=' images', mininterval=every, delay=5, disable=quiet
+    )
     for batch in batches(examples, config):
         known = fetch(sharding.shard_batch(_meta(batch), mesh))
         real = known['weight'] > 0
@@ -115,7 +120,8 @@ def measure(
                 with record_failure(skipped, name):
                     rows_of = jax.device_get(embed(one.features, placed['image']))
                     one.add('', rows_of[real], at, np.ones(len(at)))
-        progress(meta)
+        bar.update(int(real.sum()))
+    bar.close()
     for row, indices in not_finite.items():
         if indices:
             listed = ', '.join(names[i] for i in indices[:5])
@@ -222,23 +228,6 @@ def _put(
 def _defined(scores: res.Scores) -> res.Scores:
     """Without the metrics that have no value at all: pairs of a single sample."""
     return {name: values for name, values in scores.items() if np.isfinite(values).any()}
-
-
-class _Progress:
-    """A line now and then: images done, and the time that is left."""
-
-    def __init__(self, count: int, every: float = 30.0):
-        self._count, self._every = count, every
-        self._begin = self._last = time.monotonic()
-        self._done = 0
-
-    def __call__(self, meta: Mapping[str, np.ndarray]) -> None:
-        self._done = int((meta['weight'] > 0).sum())
-        now = time.monotonic()
-        if now - self._last > self._every and self._done:
-            left = (now - self._begin) / self._done * (self._count - self._done)
-            logging.info('%d of %d images scored, %.0f s left', self._done, self._count, left)
-            self._last = now
 
 
 # -------------------------------------------------------------------------------- the gallery

@@ -534,7 +534,7 @@ def _run(args: argparse.Namespace) -> int:
         if rest and shard + '.array_record' in {os.path.basename(job.path(s)) for s in todo}:
             os.remove(os.path.join(job.out, name))  # of a job that was killed
     total = sum(stop - start for start, stop in map(job.bounds, todo))
-    progress = shard_pool.Progress('landmarks', total)
+    progress = shard_pool.progress_bar('landmarks', total)
     if todo and args.runner == 'beam':
         shard_pool.run_beam(
             job, todo, args.num_workers, args.beam_options.split(), args.patience,

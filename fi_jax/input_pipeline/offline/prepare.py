@@ -31,6 +31,7 @@ from typing import Any
 import cv2
 import numpy as np
 import tensorflow_datasets as tfds
+from tqdm import tqdm
 
 from fi_jax.input_pipeline import alignment, decoded, joins, landmark_shards, sources
 from fi_jax.input_pipeline.offline import landmark_pages, shard_pool
@@ -202,7 +203,7 @@ def prepare(
             'splits': metadata['splits'], 'bad': len(bad), 'data_dir': folder, 'metadata': metadata,
         }  # fmt: skip
     total = sum(len(indices) for indices in cut.values())
-    progress = shard_pool.Progress('write', total)
+    progress = shard_pool.progress_bar('write', total)
     splits = {s: (_read(source, ix, progress, align), len(ix)) for s, ix in cut.items() if ix}
     more: dict[str, Any] = {}
     if attributed:
@@ -256,19 +257,17 @@ def _check(
                 bad[i] = {'name': names[i], 'reason': str(error)}
         return stop - start
 
-    progress = shard_pool.Progress('check', n)
+    progress = shard_pool.progress_bar('check', n)
     with concurrent.futures.ThreadPoolExecutor() as pool:
         for done in pool.map(check, range(0, n, _CHUNK)):
-            progress.add(done)
+            progress.update(done)
     progress.close()
     good = [attributes[i] for i in range(n) if i not in bad]
     common = frozenset.intersection(*good) if good else frozenset()
     return names, identities, bad, tuple(sorted(common))
 
 
-def _read(
-    source: Source, indices: Iterable[int], progress: shard_pool.Progress, align: int
-) -> Iterator[Record]:
+def _read(source: Source, indices: Iterable[int], progress: tqdm, align: int) -> Iterator[Record]:
     for i in indices:
         record = source[int(i)]
         if align:
@@ -276,7 +275,7 @@ def _read(
         elif isinstance(record.image, np.ndarray):
             record = dataclasses.replace(record, image=_encoded('.png', record.image))
         yield record
-        progress.add(1)
+        progress.update(1)
 
 
 def aligned(record: Record, size: int) -> Record:

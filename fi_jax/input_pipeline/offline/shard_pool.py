@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 from multiprocessing import connection
 from typing import Any
 
+from tqdm import tqdm
+
 Report = Callable[[int, int], None]
 Task = Callable[[int, Report], Any]
 
@@ -27,45 +29,25 @@ class WorkerFailed(RuntimeError):
     """A process died, raised or stood still; the message says what it had in hand."""
 
 
-class Progress:
-    """A line on stderr with count, rate and ETA; rewritten on a terminal, every 10 s elsewhere."""
+def progress_bar(label: str, total: int) -> tqdm:
+    """A line on stderr with count, rate and time left; elsewhere than on a terminal each 10 s."""
+    every = 0.5 if sys.stderr.isatty() else 10.0
+    return tqdm(
+        total=total, desc=label, unit=' images', mininterval=every, maxinterval=every,
+        dynamic_ncols=True,
+    )  # fmt: skip
 
-    def __init__(self, label: str, total: int):
-        self._label, self._total, self._done = label, total, 0
-        self._start = self._shown = time.monotonic()
-        self._terminal = sys.stderr.isatty()
 
-    def add(self, count: int) -> None:
-        self.at(self._done + count)
-
-    def at(self, done: int) -> None:
-        self._done = done
-        now = time.monotonic()
-        if now - self._shown > (0.5 if self._terminal else 10):
-            self._shown = now
-            self._show('\r' if self._terminal else '\n')
-
-    def close(self) -> None:
-        self._show('\n')
-
-    def _show(self, end: str) -> None:
-        seconds = max(time.monotonic() - self._start, 1e-6)
-        rate = self._done / seconds
-        eta = round((self._total - self._done) / max(rate, 1e-6)) if self._done else 0
-        bar = '#' * int(20 * self._done / max(self._total, 1))
-        text = (
-            f'{self._label} [{bar:<20}] {self._done:,}/{self._total:,} images, {rate:,.1f}/s, '
-            f'ETA {eta // 3600}:{eta // 60 % 60:02d}:{eta % 60:02d}'
-        )
-        # Padded, to cover the longer line before it.
-        print(f'{text:<88}' if self._terminal else text, end=end, file=sys.stderr, flush=True)
+def _move(bar: tqdm | None, done: int) -> None:
+    if bar is not None:
+        bar.update(done - bar.n)
 
 
 def run(
     task: Task,
     shards: Sequence[int],
     num_workers: int,
-    progress: Progress | None = None,
+    progress: tqdm | None = None,
     patience: float = 300.0,
 ) -> None:
     """Does all shards in `num_workers` fresh processes; 0 = in this one.
@@ -74,7 +56,6 @@ def run(
         WorkerFailed: a process died or raised, or no record was done for `patience` seconds. The
             others are stopped; shards that are done stay done.
     """
-    progress = progress or Progress('work', 0)
     if num_workers == 0:
         before = 0
         for shard in shards:
@@ -83,7 +64,7 @@ def run(
             def report(now: int, index: int, before: int = before) -> None:
                 nonlocal done
                 done = now
-                progress.at(before + now)
+                _move(progress, before + now)
 
             task(shard, report)
             before += done
@@ -109,12 +90,12 @@ def run(
             process.join()
 
 
-def _watch(workers: list[Any], progress: Progress, patience: float) -> None:
+def _watch(workers: list[Any], progress: tqdm | None, patience: float) -> None:
     running, moved, last = list(workers), time.monotonic(), -1
     while running:
         connection.wait([process.sentinel for process, _, _ in running], timeout=0.2)
         done = sum(board[0] for _, board, _ in workers)
-        progress.at(done)
+        _move(progress, done)
         if done != last:
             moved, last = time.monotonic(), done
         begun = all(board[2] >= 0 for _, board, _ in running)
@@ -190,7 +171,7 @@ def run_beam(
     options: Sequence[str] = (),
     patience: float = 900.0,
     is_done: Callable[[int], int] | None = None,
-    progress: Progress | None = None,
+    progress: tqdm | None = None,
 ) -> None:
     """Does all shards as elements of an Apache Beam pipeline.
 
@@ -229,7 +210,7 @@ def run_beam(
             process.join(1.0)
             done = sum(is_done(shard) for shard in shards) if is_done else 0
             if progress:
-                progress.at(done)
+                _move(progress, done)
             if done != last:
                 moved, last = time.monotonic(), done
             if local and process.exitcode is None and time.monotonic() - moved > patience:
