@@ -13,12 +13,14 @@ keep what it draws as sharp as photos.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fi_jax import features, losses, rng
 from fi_jax.features import Batch
@@ -105,6 +107,7 @@ def defaults(res: int) -> dict[str, Any]:
         # Of stage 'distill'.
         distill_jumps=2,  # network evaluations to make enough
         teacher_steps=4,
+        teacher_guidance=1.5,  # how hard landmarks lead the teacher: few evaluations learn it
         adversarial=0.02,
         r1=0.0006 * res**2 / 16,
         r1_every=16,
@@ -114,6 +117,7 @@ def defaults(res: int) -> dict[str, Any]:
     asked = dict(
         steps=8,  # network evaluations are this, or with 'heun' 2 * steps - 1
         solver='heun',  # 'euler'
+        time_power=2.0,  # step k of N ends at (k/N)**power: structure is decided early
         guidance_interval=(0.0, 1.0),  # times between which config.guidance holds
         style='none',  # 'prior': drawn from what the visible pixels tell
     )
@@ -143,6 +147,11 @@ def mix(image: jax.Array, noise: jax.Array, hole: jax.Array, t: jax.Array) -> ja
     """
     t = t[:, None, None, None]
     return features.composite(t * image + (1.0 - t) * noise, image, hole)
+
+
+def time_steps(steps: int, power: float) -> np.ndarray:
+    """Where the steps from noise (0) to image (1) begin and end, (steps+1,); denser near 0."""
+    return np.linspace(0.0, 1.0, steps + 1, dtype=np.float32) ** power
 
 
 @dataclass(frozen=True)
@@ -278,7 +287,7 @@ class Flow:
         distilled where it will be used (Yin et al., 2024, "Improved distribution matching
         distillation"). A pseudo-Huber distance (Song & Dhariwal, 2024) spares what is sharp.
         """
-        f = self.config.flow
+        f, power = self.config.flow, self.config.sample.time_power
         key_k, key_noise, key_condition, key_style = jax.random.split(key, 4)
         hole, rows = batch['hole'], len(batch['image'])
         batch = {**batch, 'condition': self.condition(batch, key_condition)}
@@ -291,19 +300,25 @@ class Flow:
             return state + (1.0 - t)[:, None, None, None] * self.velocity(out, state, t)
 
         state, t = mix(batch['image'], noise, hole, jnp.zeros(rows)), jnp.zeros(rows)
-        for k in range(1, f.distill_jumps):
-            ahead = jnp.full((rows,), k / f.distill_jumps)
+        for k, end in enumerate(time_steps(f.distill_jumps, power)[1:-1], 1):
+            ahead = jnp.full((rows,), end)
             reached = mix(jump(nets['flow'].frozen, state, t), noise, hole, ahead)
             take = jumps >= k
             state = jnp.where(take[:, None, None, None], reached, state)
             t = jnp.where(take, ahead, t)
         state = features.composite(jax.lax.stop_gradient(state), batch['image'], hole)
 
+        def teach(target: jax.Array, at: jax.Array) -> jax.Array:
+            def led(maps: jax.Array) -> jax.Array:
+                out = nets['teacher'].frozen(self.view(target, hole, maps), at, style)
+                return self.velocity(out, target, at)
+
+            free = led(jnp.zeros_like(batch['condition']))
+            return free + f.teacher_guidance * (led(batch['condition']) - free)
+
         target, left = state, 1.0 - t
-        for k in range(f.teacher_steps):
-            at = t + left * k / f.teacher_steps
-            out = nets['teacher'].frozen(self.view(target, hole, batch['condition']), at, style)
-            pace = self.velocity(out, target, at) * (left / f.teacher_steps)[:, None, None, None]
+        for begin, end in itertools.pairwise(time_steps(f.teacher_steps, power)):
+            pace = teach(target, t + left * begin) * ((end - begin) * left)[:, None, None, None]
             target = features.composite(target + pace, batch['image'], hole)
         target = jax.lax.stop_gradient(target)
 
@@ -381,15 +396,17 @@ class Flow:
                 v = free + strength[:, None, None, None] * (v - free)
             return v * hole
 
-        steps, times = options.steps, jnp.linspace(0.0, 1.0, options.steps + 1)
+        steps = options.steps
+        at = jnp.asarray(time_steps(steps, options.time_power))
 
         def euler(i: jax.Array | int, state: jax.Array) -> jax.Array:
-            return state + with_guidance(state, times[i]) / steps
+            return state + with_guidance(state, at[i]) * (at[i + 1] - at[i])
 
         def heun(i: jax.Array | int, state: jax.Array) -> jax.Array:
-            v = with_guidance(state, times[i])
-            ahead = with_guidance(state + v / steps, times[i + 1])
-            return state + (v + ahead) / (2 * steps)
+            length = at[i + 1] - at[i]
+            v = with_guidance(state, at[i])
+            ahead = with_guidance(state + v * length, at[i + 1])
+            return state + (v + ahead) * length / 2
 
         # At the end of time the velocity is not defined, so the last step is Euler's.
         state = mix(image, noise, hole, jnp.zeros(rows))
@@ -422,6 +439,8 @@ def make(config: Any) -> Method:
     ):
         if value not in known:
             raise ValueError(f'config.{name}={value!r}: choose one of {list(known)}')
+    if not options.time_power > 0:
+        raise ValueError(f'config.sample.time_power={options.time_power}: choose above 0')
     if options.steps < 1:
         raise ValueError(f'config.sample.steps={options.steps}: choose 1 or more')
     if config.guidance < 0:

@@ -99,7 +99,7 @@ def test_heun_follows_a_curved_flow_closer_than_euler(batch):
         return mean + gain * (view[..., :3] - t * mean)
 
     def ends(solver, steps):
-        config = tiny(**{'sample.solver': solver, 'sample.steps': steps})
+        config = tiny(**{'sample.solver': solver, 'sample.steps': steps, 'sample.time_power': 1.0})
         drawn = flow.Flow(config).sample({'flow': Exact(answer)}, batch, keys())['image']
         return np.asarray(drawn)[np.broadcast_to(batch['hole'] > 0, drawn.shape)]
 
@@ -107,6 +107,29 @@ def test_heun_follows_a_curved_flow_closer_than_euler(batch):
     exact = mean + deviation * noise[np.broadcast_to(batch['hole'] > 0, noise.shape)]
     euler, heun = (np.abs(ends(solver, 16) - exact).mean() for solver in ('euler', 'heun'))
     assert heun < 0.7 * euler < 0.02
+
+
+def test_steps_that_are_dense_near_noise_find_what_many_pixels_share(batch):
+    # The image is one value all over the hole, so that little noise less tells it: early in time.
+    deviation, hole = 0.5, batch['hole']
+    pixels = hole.sum((1, 2, 3), keepdims=True)
+
+    def answer(view, t):
+        t = t[:, None, None, None]
+        mean = (view[..., :3] * hole).sum((1, 2), keepdims=True) / pixels
+        gain = t * deviation**2 / (t**2 * deviation**2 + (1 - t) ** 2 / pixels)
+        return jnp.broadcast_to(gain * mean, view[..., :3].shape)
+
+    noise = rng.normal(rng.named(keys(), 'noise'), batch['image'].shape[1:])
+    mean = (noise * hole).sum((1, 2), keepdims=True) / pixels
+    exact = deviation * mean * np.sqrt(pixels)
+
+    def error(power):
+        config = tiny(**{'sample.steps': 8, 'sample.solver': 'heun', 'sample.time_power': power})
+        drawn = flow.Flow(config).sample({'flow': Exact(answer)}, batch, keys())['image']
+        return float((jnp.abs(drawn - jnp.clip(exact, -1, 1)) * hole).sum())
+
+    assert error(2.0) < 0.5 * error(1.0)
 
 
 def test_the_loss_is_nothing_for_the_true_velocity_and_blind_outside_the_hole(batch):
