@@ -216,7 +216,8 @@ def count_flops(jaxpr: Any, branch: Callable[..., float]) -> float:
             for value in params.values():
                 inner = getattr(value, 'jaxpr', value)
                 if hasattr(inner, 'eqns'):
-                    total += count_flops(inner, branch)
+                    times = params['length'] if name == 'scan' else 1
+                    total += times * count_flops(inner, branch)
     return total
 
 

@@ -19,6 +19,13 @@ def image_mean(error: jax.Array) -> jax.Array:
     return error.mean(axis=(1, 2, 3))
 
 
+def total_variation(image: jax.Array, where: jax.Array) -> jax.Array:
+    """Mean step between neighbours of image (B,H,W,C) that both lie where (B,H,W,1) is 1; (B,)."""
+    rows = masked_mean(jnp.abs(jnp.diff(image, axis=1)), where[:, 1:] * where[:, :-1])
+    columns = masked_mean(jnp.abs(jnp.diff(image, axis=2)), where[:, :, 1:] * where[:, :, :-1])
+    return rows + columns
+
+
 def kl_gaussian(
     mean: jax.Array,
     logvar: jax.Array,

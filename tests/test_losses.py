@@ -231,4 +231,14 @@ def test_the_least_squares_game_is_at_rest_where_scores_are_their_labels():
     assert float(losses.critic_loss('lsgan', zero, one).min()) == 2
 
 
+def test_total_variation_counts_steps_between_chosen_neighbours():
+    image = jnp.zeros((1, 4, 4, 2)).at[:, :, 2:].set(1.0)  # one step, along the rows
+    where = jnp.ones((1, 4, 4, 1))
+    assert float(losses.total_variation(image, where)[0]) == pytest.approx(1 / 3)
+    assert float(losses.total_variation(image.swapaxes(1, 2), where)[0]) == pytest.approx(1 / 3)
+    left = where.at[:, :, 2:].set(0.0)
+    assert float(losses.total_variation(image, left)[0]) == 0
+    assert float(losses.total_variation(image, 0 * where)[0]) == 0
+
+
 S = jnp.zeros(4)

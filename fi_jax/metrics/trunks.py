@@ -277,13 +277,14 @@ _LITE0 = (
 )  # fmt: skip
 
 
-def efficientnet_lite0(weights: Weights, x: jax.Array) -> jax.Array:
-    """EfficientNet-Lite0: (B, 224, 224, 3) in about [-1, 1] -> pooled features (B, 1280).
+def efficientnet_lite0_maps(weights: Weights, x: jax.Array) -> tuple[jax.Array, ...]:
+    """EfficientNet-Lite0's map after each of 16 blocks, of images in about [-1, 1].
 
     Tan and Le, "EfficientNet", 2019; the Lite variants have no squeeze-and-excitation and ReLU6.
     """
     relu6 = jax.nn.relu6
     x = relu6(_conv(weights, '_conv_stem', x, 32, 3, 2, 'SAME'))
+    maps = []
     for index, (size, stride, features) in enumerate(_LITE0):
         name = f'_blocks.{index}'
         y = x
@@ -291,8 +292,14 @@ def efficientnet_lite0(weights: Weights, x: jax.Array) -> jax.Array:
             y = relu6(_conv(weights, f'{name}._expand_conv', y, 6 * x.shape[-1], 1))
         y = relu6(_depthwise(weights, f'{name}._depthwise_conv', y, size, stride))
         y = _conv(weights, f'{name}._project_conv', y, features, 1)
-        x = x + y if y.shape == x.shape else y
-    return jnp.mean(relu6(_conv(weights, '_conv_head', x, 1280, 1)), axis=(1, 2))
+        maps.append(x := x + y if y.shape == x.shape else y)
+    return tuple(maps)
+
+
+def efficientnet_lite0(weights: Weights, x: jax.Array) -> jax.Array:
+    """EfficientNet-Lite0: (B, 224, 224, 3) in about [-1, 1] -> pooled features (B, 1280)."""
+    x = efficientnet_lite0_maps(weights, x)[-1]
+    return jnp.mean(jax.nn.relu6(_conv(weights, '_conv_head', x, 1280, 1)), axis=(1, 2))
 
 
 _DLIB_MEAN = np.array([122.782, 117.001, 104.298], np.float32)  # RGB, of its input layer

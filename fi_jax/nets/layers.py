@@ -207,16 +207,18 @@ class DownConv(nn.Module):
     features: int
     kernel_size: int
     dtype: Dtype = jnp.float32
+    kernel_init: Any = nn.initializers.lecun_normal()
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        k, channels = self.kernel_size, x.shape[-1]
-        kernel = self.param(
-            'kernel', nn.initializers.lecun_normal(), (k, k, channels, self.features)
-        )
-        bias = self.param('bias', nn.initializers.zeros, (self.features,))
+        k = self.kernel_size
+        kernel = self.param('kernel', self.kernel_init, (k, k, x.shape[-1], self.features))
         conv = strided_conv if x.shape[1] > 8 else columns_then_product
         y = conv(x.astype(self.dtype), kernel.astype(self.dtype))
+        if not self.use_bias:
+            return y
+        bias = self.param('bias', nn.initializers.zeros, (self.features,))
         return y + bias.astype(self.dtype)[None, None, None, :]
 
 

@@ -1,0 +1,234 @@
+"""PICNet: what moves what, what each path sees, the spread that a hole allows; its authors' net."""
+
+import os
+import sys
+import warnings
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import picnet
+from fi_jax import features
+from fi_jax.methods import make_method
+from fi_jax.methods.picnet import hole_spread
+from fi_jax.nets.picnet import Critic, Encoder, Generator
+from fi_jax.optim import make_optimizers
+from fi_jax.state import bind, example_batch, init_state
+
+
+@pytest.fixture(scope='module')
+def made():
+    config = picnet.get_config('tiny')
+    method = make_method(config)
+    optimizers = make_optimizers(config, method.nets)
+    state = jax.jit(lambda: init_state(method, optimizers, config.res, 0))()
+    rng = np.random.default_rng(0)
+    batch = example_batch(config.res, 2)
+    batch['image'] = rng.integers(256, size=batch['image'].shape, dtype=np.uint8)
+    batch['hole'][:, 8:24, 8:24] = 1
+    names = ('kl_rec', 'kl_gen', 'l1_gen', 'adversarial/gen', 'adversarial/rec', 'critic/critic')
+
+    @jax.jit
+    def look(params, batch):
+        """The terms, and the gradient of each of `names` by all parameters."""
+
+        def chosen(params):
+            nets = bind(method, state.nets, params)
+            (phase,) = method.stages['picnet']
+            _, terms = phase.loss(nets, features.prepare(batch), jax.random.key(0), jnp.int32(0))
+            return jnp.stack([terms[name] for name in names]), terms
+
+        gradients, terms = jax.jacrev(chosen, has_aux=True)(params)
+        return terms, gradients
+
+    def of(image):
+        params = {name: net.params for name, net in state.nets.items()}
+        terms, gradients = jax.device_get(look(params, {**batch, 'image': image}))
+        parts = {}
+        for i, name in enumerate(names):
+            leaves = jax.tree_util.tree_leaves_with_path(gradients)
+            parts[name] = {
+                tuple(k.key for k in path[:2]) for path, x in leaves if np.any(x[i] != 0)
+            }
+        return terms, parts
+
+    return batch, of
+
+
+def test_each_term_moves_the_parts_it_is_meant_for(made):
+    batch, look = made
+    _, moved = look(batch['image'])
+    nets = {name: {net for net, _ in parts} for name, parts in moved.items()}
+    assert nets['kl_rec'] == nets['kl_gen'] == {'encoder'}
+    assert nets['l1_gen'] == nets['adversarial/gen'] == {'encoder', 'generator'}
+    assert nets['adversarial/rec'] == {'encoder', 'generator'}
+    assert nets['critic/critic'] == {'critic'}
+    # The prior follows the posterior, not the other way round.
+    assert ('encoder', 'posterior') in moved['kl_rec'] - moved['kl_gen']
+    assert ('encoder', 'prior') in moved['kl_gen'] - moved['kl_rec']
+    assert ('encoder', 'posterior') in moved['adversarial/rec'] - moved['adversarial/gen']
+
+
+def test_the_generating_path_is_told_nothing_of_the_hole(made):
+    batch, look = made
+    other = np.where(batch['hole'] > 0, 255 - batch['image'], batch['image'])
+    (here, _), (there, _) = look(batch['image']), look(other)
+    assert here['l1_gen'] == there['l1_gen']
+    assert here['adversarial/gen'] == there['adversarial/gen']
+    assert here['l1_rec'] != there['l1_rec'] and here['kl_gen'] != there['kl_gen']
+
+
+def test_a_larger_hole_allows_more_spread():
+    hole = np.zeros((5, 16, 16, 1), np.float32)
+    for row, share in enumerate((0, 1, 4, 8, 16)):
+        hole[row, :, :share] = 1
+    spread = np.asarray(hole_spread(jnp.asarray(hole)))
+    visible = 1 - hole.mean((1, 2, 3))
+    np.testing.assert_allclose(spread, 1 / (1 + np.exp(8 * (visible - 0.8))), rtol=1e-5)
+    assert (np.diff(spread) > 0).all() and 0.55 < spread[2] < 0.65 and spread[-1] > 0.99
+
+
+def test_an_unknown_spread_is_named():
+    config = picnet.get_config('tiny')
+    config.picnet.spread = 'face'
+    with pytest.raises(ValueError, match=r"picnet\.spread='face': choose one of \['hole', 'unit'"):
+        make_method(config)
+
+
+# ------------------------------------------------------------------- the authors' network
+
+
+def authors():
+    """(torch, their module `network`) from the folder that FI_JAX_PICNET names."""
+    folder = Path(os.environ.get('FI_JAX_PICNET', ''))
+    if not (folder / 'model' / 'network.py').is_file():
+        pytest.fail(f'FI_JAX_PICNET={folder}: set it to the folder of the authors code')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        torch = pytest.importorskip('torch')
+        sys.path.insert(0, str(folder))
+        sys.modules.pop('model', None)
+        # Their package imports more than its networks need.
+        package = type(sys)('model')
+        package.__path__ = [str(folder / 'model')]
+        sys.modules['model'] = package
+        from model import network
+    return torch, network
+
+
+RENAMED = {'attn1': 'attention', 'attn2': 'attention', 'query_conv': 'query', 'model': 'join'}
+
+
+def converted(theirs, variables):
+    """Our variables with the weights of a network of theirs, by name; each is used once."""
+    flat = {'/'.join(p.key for p in path): x for path, x in leaves(variables)}
+    left = set(flat) - {name for name in flat if name.endswith('/sigma')}
+    for name, tensor in theirs.named_parameters():
+        value, words = tensor.detach().numpy(), name.replace('.module.', '.').split('.')
+        if words[0].startswith('decoder') and words[1] == 'model':  # 0 and 3 are its norms
+            norm = {'0': 'norm1', '3': 'norm2'}[words[2]]
+            place = ['params', words[0], norm, {'weight': 'scale', 'bias': 'bias'}[words[3]]]
+        else:
+            *heads, last = (RENAMED.get(word, word) for word in words)
+            heads = heads[:1] if heads[0].startswith('out') else heads
+            up = words[0].startswith('decoder') and words[1] in ('conv2', 'bypass')
+            if value.ndim == 4:
+                value = value.transpose((2, 3, 1, 0))  # in both: theirs lead with another axis
+            if last == 'weight_v':
+                continue
+            if last == 'weight_u':
+                ends = f'/{heads[-1]}/kernel/u'
+                stem = '/'.join(['batch_stats', *heads[:-1]])
+                (found,) = (n for n in flat if n.startswith(stem) and n.endswith(ends)
+                            and n.count('/') == stem.count('/') + 4)  # fmt: skip
+                flat[found] = value[None]
+                left.remove(found)
+                continue
+            last = 'kernel' if last in ('weight', 'weight_bar') else last
+            place = ['params', *heads, last]
+            assert not up or value.ndim != 4 or value.shape == flat['/'.join(place)].shape
+        key = '/'.join(place)
+        if key not in flat:
+            assert 'join' in key or 'alpha' in key, key  # of the critic's attention, never called
+            continue
+        assert flat[key].shape == value.shape, key
+        flat[key] = value
+        left.remove(key)
+    assert not left
+    return jax.tree.unflatten(
+        jax.tree.structure(variables),
+        [flat['/'.join(p.key for p in path)] for path, _ in leaves(variables)],
+    )
+
+
+def leaves(tree):
+    return jax.tree_util.tree_leaves_with_path(tree)
+
+
+@pytest.mark.parity
+def test_the_authors_networks_with_the_same_weights_give_the_same():
+    torch, network = authors()
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    theirs = {
+        'encoder': network.ResEncoder(3, 32, 128, 128, 6, 5, 'none', 'LeakyReLU'),
+        'generator': network.ResGenerator(
+            3, 32, 128, 128, 0, 5, 'instance', 'LeakyReLU', output_scale=4
+        ),
+        'critic': network.ResDiscriminator(3, 32, 128, 5, 'none', 'LeakyReLU'),
+    }
+    with torch.no_grad():
+        for net in theirs.values():  # what begins at 0 or 1 shall count
+            for name, tensor in net.named_parameters():
+                if name.endswith(('gamma', 'alpha')) or 'model.0' in name or 'model.3' in name:
+                    tensor.copy_(0.5 + torch.rand_like(tensor))
+    widths = (32, 64, 128, 128, 128)
+    ours = {
+        'encoder': Encoder(widths, 128, 6),
+        'generator': Generator(widths[::-1]),
+        'critic': Critic(widths),
+    }
+
+    def tensor(x):
+        return torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, -1, 1)))
+
+    def compare(found, wanted):
+        wanted = np.moveaxis(wanted.numpy(), 1, -1)
+        np.testing.assert_allclose(
+            np.asarray(found).reshape(wanted.shape), wanted, atol=1e-4 * np.abs(wanted).max()
+        )
+
+    def run(name, call, *arguments):
+        init = jax.eval_shape(ours[name].init, jax.random.key(0), *arguments)
+        variables = converted(theirs[name], init)
+        return jax.jit(ours[name].apply)(variables, *call)
+
+    image = rng.uniform(-1, 1, (2, 64, 64, 3)).astype(np.float32)
+    hole = np.zeros((2, 64, 64, 1), np.float32)
+    hole[:, 16:48, 16:48] = 1
+    masked, hidden = image * (1 - hole), image * hole
+    # Our variables first: a forward pass of theirs moves the estimates of the norms.
+    posterior, prior, maps = run('encoder', (masked, hidden), masked)
+    z = rng.normal(size=(2, 2, 2, 128)).astype(np.float32)
+    images = run('generator', (z, maps, 1 - hole), z, maps, 1 - hole)
+    large = np.tile(image, (1, 2, 2, 1))
+    scores = run('critic', (large,), large)
+    with torch.no_grad():
+        (distribution,), features_ = theirs['encoder'](tensor(masked), tensor(hidden))
+        for found, wanted in zip(
+            (posterior.mean, jnp.exp(posterior.logvar / 2), prior.mean, jnp.exp(prior.logvar / 2)),
+            distribution,
+            strict=True,
+        ):
+            compare(found, wanted)
+        for found, wanted in zip(maps, features_, strict=True):
+            compare(found, wanted[:2])
+        drawn, _ = theirs['generator'](
+            tensor(z), features_[-1][:2], features_[2][:2], tensor(1 - hole[:, ::8, ::8])
+        )
+        for found, wanted in zip(images, drawn, strict=True):
+            compare(found, wanted)
+        compare(scores, theirs['critic'](tensor(large)))
