@@ -6,41 +6,24 @@ import numpy as np
 import pytest
 
 from configs import pdgan
-from fi_jax import features
 from fi_jax.methods import make_method, perceptual
 from fi_jax.metrics import trunks
 from fi_jax.nets.pdgan import Prior, SPDNorm, hard_map
-from fi_jax.optim import make_optimizers
-from fi_jax.state import bind, init_state
+from tests.methods import moves
 from tests.methods.test_systems import batch_of
 
 
 def test_each_term_moves_the_net_it_is_meant_for():
     config = pdgan.get_config('tiny')
-    method = make_method(config)
-    optimizers = make_optimizers(config, method.nets)
-    state = jax.jit(lambda: init_state(method, optimizers, config.res, 0))()
-    batch = batch_of(config, 2)
-    names = ('critic', 'adversarial', 'matching', 'variation', 'diversity')
-
-    @jax.jit
-    def gradients(params):
-        def terms(params):
-            (phase,) = method.stages['pdgan']
-            nets = bind(method, state.nets, params)
-            key = jax.random.key(0)
-            terms = phase.loss(nets, features.prepare(batch), key, jnp.int32(0))[1]
-            return jnp.stack([terms[name] for name in names])
-
-        return jax.jacrev(terms)(params)
-
-    found = gradients({name: net.params for name, net in state.nets.items()})
-    moved = {
-        name: {net for net, g in found.items() if any(np.any(x[i]) for x in jax.tree.leaves(g))}
-        for i, name in enumerate(names)
-    }
-    assert moved.pop('critic') == {'critic'}
-    assert all(nets == {'generator'} for nets in moved.values())  # never the first guess
+    method, batch = make_method(config), batch_of(config, 2)
+    ((prior,), (both,)) = (method.stages[name] for name in ('prior', 'pdgan'))
+    first = moves.nets(moves.moved(config, method, prior, batch))
+    assert set(first) == {'l1_hole', 'l1_visible', 'variation'}
+    assert all(nets == {'prior'} for nets in first.values())
+    second = moves.nets(moves.moved(config, method, both, batch))
+    assert second.pop('critic') == {'critic'}
+    assert set(second) == {'adversarial', 'matching', 'variation', 'apart', 'diversity'}
+    assert all(nets == {'generator'} for nets in second.values())  # never the first guess
 
 
 def test_the_hard_map_falls_ring_by_ring():

@@ -11,6 +11,7 @@ from fi_jax.methods import make_method
 from fi_jax.nets.stargan import Labels
 from fi_jax.optim import make_optimizers
 from fi_jax.state import bind, init_state
+from tests.methods import moves
 from tests.methods.test_systems import batch_of
 
 
@@ -23,32 +24,15 @@ def made():
 
 
 def test_each_term_moves_the_net_it_is_meant_for(made):
-    config, method, state = made
-    batch = batch_of(config, 2)
-
-    @jax.jit
-    def gradients(params):
-        def terms(params):
-            found = []
-            for phase in method.stages['stargan']:
-                nets = bind(method, state.nets, params)
-                key = jax.random.key(0)
-                found.append(phase.loss(nets, features.prepare(batch), key, jnp.int32(0))[1])
-            return {
-                '/'.join([p, k]): v for p, f in zip('cg', found, strict=True) for k, v in f.items()
-            }
-
-        return jax.jacrev(terms)(params)
-
-    found = gradients({name: net.params for name, net in state.nets.items()})
-    moved = {
-        name: {net for net, g in nets.items() if any(np.any(x) for x in jax.tree.leaves(g))}
-        for name, nets in found.items()
-    }
-    critics = ('c/critic', 'c/gradient_penalty', 'c/labels/real')
-    assert all(moved.pop(name) == {'critic'} for name in critics)
-    assert set(moved) == {'g/adversarial', 'g/labels/fake', 'g/l1'}
-    assert all(nets == {'generator'} for nets in moved.values())
+    config, method, _ = made
+    critic, generator = (
+        moves.nets(moves.moved(config, method, phase, batch_of(config, 2)))
+        for phase in method.stages['stargan']
+    )
+    assert set(critic) == {'critic', 'gradient_penalty', 'labels/real'}
+    assert all(nets == {'critic'} for nets in critic.values())
+    assert set(generator) == {'adversarial', 'labels/fake', 'l1'}
+    assert all(nets == {'generator'} for nets in generator.values())
 
 
 def test_the_critic_plays_several_steps_for_one_of_the_generator():
