@@ -12,9 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fi_jax.batch import BATCH, check
 from fi_jax.landmarks import FOREHEAD, REGIONS
 
-Batch = Mapping[str, Any]  # of arrays
+Batch = Mapping[str, Any]  # of arrays; its keys: fi_jax/batch.py
+_BYTES = ('image', 'hole', 'face_mask', 'landmark_map')
 
 # The lips twice, for an open mouth is the distance between their lines.
 _MOUTH = REGIONS['mouth']
@@ -40,11 +42,13 @@ def prepare(batch: Batch) -> dict[str, jax.Array]:
     """A batch of the pipeline in the ranges of the vocabulary, with face_part and masked added.
 
     image, hole, face_mask, landmark_map come as uint8; image goes to [-1,1], the maps to {0,1}.
-    masked is the image with 0 inside the hole; face_part is the image with -1 outside face_mask.
+    masked is the image with 0 inside the hole; face_part is the image with -1 outside face_mask:
+    `fi_jax.batch.BATCH` becomes PREPARED. Raises ValueError where a key is not as it is there.
     """
+    check(batch, BATCH, required=_BYTES)
     out = dict(batch)
     image = out['image'] = to_float(batch['image'])
-    for name in ('hole', 'face_mask', 'landmark_map'):
+    for name in _BYTES[1:]:
         out[name] = batch[name].astype(jnp.float32)
     out['masked'] = image * (1.0 - out['hole'])
     out['face_part'] = image * out['face_mask'] - (1.0 - out['face_mask'])

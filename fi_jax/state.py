@@ -12,7 +12,7 @@ import optax
 from flax import struct
 from flax.core import tracers
 
-from fi_jax import features, rng
+from fi_jax import batch, features, rng
 from fi_jax.methods import Method
 
 PyTree = Any
@@ -90,22 +90,9 @@ def bind_ema(method: Method, nets: Mapping[str, NetState]) -> dict[str, Net]:
 
 
 def example_batch(res: int, batch_size: int = 1) -> dict[str, np.ndarray]:
-    """Zeros in the shapes and types of the pipeline's batches."""
-
-    def zeros(channels: int) -> np.ndarray:
-        return np.zeros((batch_size, res, res, channels), np.uint8)
-
-    return {
-        'image': zeros(3),
-        'hole': zeros(1),
-        'face_mask': zeros(1),
-        'landmark_map': zeros(1),
-        'landmarks': np.zeros((batch_size, 68, 2), np.float32),
-        'has_landmarks': np.zeros((batch_size,), np.float32),
-        'hole_kind': np.zeros((batch_size,), np.int32),
-        'index': np.zeros((batch_size,), np.int32),
-        'weight': np.ones((batch_size,), np.float32),
-    }
+    """Zeros, each of weight 1, in the shapes and types of `fi_jax.batch.BATCH`."""
+    empty = batch.zeros(batch.BATCH, B=batch_size, R=res)
+    return empty | {'weight': np.ones_like(empty['weight'])}
 
 
 def init_state(

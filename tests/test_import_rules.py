@@ -48,11 +48,13 @@ ALLOWED = {
     'landmarks.py': ('numpy', 'cv2'),
     'rng.py': ('jax', 'flax'),
     'config.py': ('ml_collections', 'fi_jax.methods'),
-    'features.py': ('jax', 'numpy', 'fi_jax.landmarks'),
+    'batch.py': ('numpy',),
+    'features.py': ('jax', 'numpy', 'fi_jax.batch', 'fi_jax.landmarks'),
     'augmentation/': (
         'jax',
         'numpy',
         'fi_jax.augmentation',
+        'fi_jax.batch',
         'fi_jax.features',
         'fi_jax.input_pipeline.holes',
         'fi_jax.input_pipeline.reading',
@@ -108,7 +110,11 @@ def test_the_input_pipeline_touches_no_device(name):
     found = imports(name)
     assert not {m for m in found if is_in(m, 'jax', 'jaxlib', 'flax', 'optax')}
     inside = {m for m in found if is_in(m, 'fi_jax')}
-    assert not {m for m in inside if not is_in(m, 'fi_jax.input_pipeline', 'fi_jax.landmarks')}
+    assert not {
+        m
+        for m in inside
+        if not is_in(m, 'fi_jax.input_pipeline', 'fi_jax.landmarks', 'fi_jax.batch')
+    }
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from jax.sharding import Mesh, PartitionSpec
 from fi_jax import rng, sharding
 from fi_jax.augmentation import holes, looks, places
 from fi_jax.augmentation.draws import Draws
+from fi_jax.batch import READ, check, shapes
 from fi_jax.features import Batch, draw_hull, draw_landmarks
 from fi_jax.input_pipeline.reading import LABELS, margin_of
 
@@ -43,29 +44,22 @@ def make_augment(config: Any, mesh: Mesh) -> Callable[[Batch], dict[str, jax.Arr
         batched, mesh=mesh, in_specs=(PartitionSpec(), rows), out_specs=rows, check_vma=False
     )
     there = sharding.by_example(mesh)
-    shapes = {
+    labels = len([label for label in data.labels.split(',') if label])
+    sizes = {'B': config.batch_size, 'S': config.res + 2 * margin_of(config), 'K': labels}
+    like = {
         name: jax.ShapeDtypeStruct(shape, dtype, sharding=there)
-        for name, (shape, dtype) in _read(config).items()
+        for name, (shape, dtype) in shapes(READ, **sizes).items()
     }
     # Compiled beside all else that a start has to do.
     pool = ThreadPoolExecutor(1, 'compile augmentation')
-    compiled = pool.submit(lambda: jax.jit(apart).lower(bank, shapes).compile())
+    compiled = pool.submit(lambda: jax.jit(apart).lower(bank, like).compile())
     pool.shutdown(wait=False)
-    return lambda batch: compiled.result()(bank, dict(batch))
 
+    def augment(batch: Batch) -> dict[str, jax.Array]:
+        check(batch, READ, **sizes)
+        return compiled.result()(bank, dict(batch))
 
-def _read(config: Any) -> dict[str, tuple[tuple[int, ...], Any]]:
-    """Shapes and types of a global batch as it is read."""
-    rows, side = config.batch_size, config.res + 2 * margin_of(config)
-    labels = len([label for label in config.data.labels.split(',') if label])
-    return {
-        **({name: ((rows, labels), jnp.float32) for name in LABELS} if labels else {}),
-        'image': ((rows, side, side, 3), jnp.uint8),
-        'landmarks': ((rows, 68, 2), jnp.float32),
-        'has_landmarks': ((rows,), jnp.float32),
-        'index': ((rows,), jnp.int32),
-        'epoch': ((rows,), jnp.int32),
-    }
+    return augment
 
 
 def make_example(config: Any) -> Callable[[jax.Array, Batch], dict[str, jax.Array]]:

@@ -1,14 +1,8 @@
 """From records to batches: read, decode, crop; grain for threads, processes and shared memory.
 
-A batch is a dict of numpy arrays, images and maps as uint8: image (B,H,W,3) in 0..255; hole,
-face_mask, landmark_map (B,H,W,1) in {0,1}; landmarks (B,68,2) in pixels of the crop; has_landmarks
-(B,), hole_kind (B,) an index into `holes.KINDS`, index (B,) of the image in its split, and weight
-(B,), 0 for the rows that only fill the last batch of an evaluation. Where config.data.labels asks
-for K attributes: attributes (B,K) as they are listed, and has_attributes (B,K), 0 where unknown.
-
-A batch of training has no more than image, landmarks, has_landmarks, index, epoch (B,) and such
-attributes: the rest is drawn on the devices, by `fi_jax.augmentation`. Its image may be larger than
-the nets' by a margin, out of which the augmentation moves the frame.
+A batch is a dict of numpy arrays: of training `READ`, of an evaluation `BATCH`, both listed and
+checked in `fi_jax.batch`. The rest of a training batch is drawn on the devices, by
+`fi_jax.augmentation`.
 """
 
 from __future__ import annotations
@@ -142,9 +136,9 @@ class TrainBatches(Iterator[Example]):
     def start(self) -> None:
         """Begin to read at the position."""
         if self._ahead is None and self._processes:
-            self._ahead = workers.Workers(_Told(self._steps), self._next, self._processes)
+            self._ahead = workers.Workers(_WithBad(self._steps), self._next, self._processes)
         elif self._ahead is None:
-            dataset = grain.MapDataset.source(_Told(self._steps, self._next))
+            dataset = grain.MapDataset.source(_WithBad(self._steps, self._next))
             self._ahead = iter(dataset.to_iter_dataset(_read_options(self._threads)))
 
     def __next__(self) -> Example:
@@ -171,8 +165,8 @@ class TrainBatches(Iterator[Example]):
         self._ahead = None
 
 
-class _Told:
-    """The batches from a step on, each with the bad images that its reader has met so far."""
+class _WithBad:
+    """The batches from a step on, each with the bad images met so far where it was read."""
 
     def __init__(self, steps: Steps, first: int = 0):
         self._steps, self._first = steps, first

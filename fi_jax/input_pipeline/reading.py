@@ -13,6 +13,7 @@ import numpy as np
 from absl import logging
 
 from fi_jax import landmarks as lm
+from fi_jax.batch import READ, zeros
 from fi_jax.input_pipeline.records import BadImage, Record, Source, decode
 
 Example = dict[str, Any]  # of arrays and numpy scalars
@@ -171,16 +172,7 @@ class Steps:
 
     def __getitem__(self, step: int) -> Example:
         rows, side = self._rows, self._res + 2 * self._margin
-        batch = {
-            'image': np.empty((rows, side, side, 3), np.uint8),
-            'landmarks': np.zeros((rows, 68, 2), np.float32),
-            'has_landmarks': np.zeros(rows, np.float32),
-            'index': np.empty(rows, np.int32),
-            'epoch': np.empty(rows, np.int32),
-        }
-        if self._labels:
-            shape = rows, len(self._labels)
-            batch |= {name: np.zeros(shape, np.float32) for name in LABELS}
+        batch = zeros(READ, B=rows, S=side, K=len(self._labels))
         for row in range(rows):
             epoch, at = divmod(step * self._batch_size + self._first + row, len(self.source))
             index = int(_order(self._seed, epoch, len(self.source))[at])
