@@ -110,5 +110,5 @@ def check(
 
 
 def _text(spec: Spec, sizes: Mapping[str, int]) -> str:
-    named = (f'{n}={sizes[n]}' if n in sizes else str(n) for n in spec.shape)
+    named = (f'{n}={sizes[n]}' if isinstance(n, str) and n in sizes else str(n) for n in spec.shape)
     return f'({", ".join(named)}) {spec.dtype}'

@@ -309,12 +309,12 @@ class Flow:
         state = features.composite(jax.lax.stop_gradient(state), batch['image'], hole)
 
         def teach(target: jax.Array, at: jax.Array) -> jax.Array:
-            def led(maps: jax.Array) -> jax.Array:
+            def conditioned(maps: jax.Array) -> jax.Array:
                 out = nets['teacher'].frozen(self.view(target, hole, maps), at, style)
                 return self.velocity(out, target, at)
 
-            free = led(jnp.zeros_like(batch['condition']))
-            return free + f.teacher_guidance * (led(batch['condition']) - free)
+            free = conditioned(jnp.zeros_like(batch['condition']))
+            return free + f.teacher_guidance * (conditioned(batch['condition']) - free)
 
         target, left = state, 1.0 - t
         for begin, end in itertools.pairwise(time_steps(f.teacher_steps, power)):
