@@ -1,4 +1,4 @@
-"""DE-GAN (Zhang et al., 2020), a row of the source's table: conditioned on an embedding of the face.
+"""DE-GAN (Zhang et al., 2020), of the table of systems: conditioned on an embedding of the face.
 
 python -m fi_jax.main --config=configs/degan.py:res=64 --config.data.source=zip \
     --config.data.path=FACES.zip --config.data.landmarks=POINTS.npz --workdir=runs/degan
