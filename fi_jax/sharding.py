@@ -38,10 +38,19 @@ def configure_backend(config: Any) -> None:
 
 
 def keep_compiled(folder: str) -> None:
-    """Compiled programs are kept in a folder for the next start; '' keeps none."""
-    if folder:
-        jax.config.update('jax_compilation_cache_dir', str(Path(folder).expanduser()))
-        jax.config.update('jax_persistent_cache_min_compile_time_secs', 2.0)
+    """Compiled programs are kept in a folder for the next start; '' keeps none.
+
+    What JAX's own variables of the environment say, JAX_COMPILATION_CACHE_DIR first, goes before.
+    """
+    if not folder:
+        return
+    settings = {
+        'jax_compilation_cache_dir': str(Path(folder).expanduser()),
+        'jax_persistent_cache_min_compile_time_secs': 2.0,
+    }
+    for name, value in settings.items():
+        if name.upper() not in os.environ:
+            jax.config.update(name, value)
 
 
 def _largest_divisor(number: int, limit: int) -> int:

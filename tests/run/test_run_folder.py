@@ -1,6 +1,8 @@
 """What a run tells of itself: where its time went, traces, trackers, lines taken back."""
 
 import json
+import os
+import subprocess
 import sys
 import types
 
@@ -99,3 +101,21 @@ def test_the_steps_asked_for_are_traced(tmp_path):
     code, out = run.finish()
     assert code == 0, out
     assert list(tmp_path.glob('run/profile/**/*.xplane.pb'))
+
+
+@pytest.mark.slow
+def test_a_second_start_takes_every_program_from_the_folder_that_the_environment_names(tmp_path):
+    cache = tmp_path / 'cache'
+    names = {
+        'JAX_COMPILATION_CACHE_DIR': str(cache),
+        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+    }
+    kept = []
+    for run in ('one', 'two'):
+        flags = (TINY, '--config.batch_size=8', '--config.steps.train=2')
+        subprocess.run(
+            [sys.executable, '-m', 'fi_jax.main', *flags, f'--workdir={tmp_path / run}'],
+            env=os.environ | names, check=True, capture_output=True,
+        )  # fmt: skip
+        kept.append({path.name for path in cache.iterdir() if path.name.endswith('-cache')})
+    assert kept[0] and kept[0] == kept[1]
