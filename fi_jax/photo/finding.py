@@ -25,9 +25,12 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 SEARCHED = 640  # longer side of what is searched, pixels; a face of 40 is found
 SURE = 0.5  # a score above this is a face
-GUESSED = 0.4  # the same, where a face is looked for under the hole
+CLEAR = 0.65  # below this a better face is looked for under the hole
+GUESSED = 0.4  # a score above this is a face, where it is looked for under the hole
 _ROUNDS = 3
-_MOST = 24  # proposals that are read
+_MOST = 24  # proposals that are read, each from _STARTS
+# Scales and shifts downwards, in sides of the square: a hole misleads the cascade.
+_STARTS = [(scale, down) for scale in (1.0, 0.75, 1.3) for down in (0.0, -0.15, 0.15)]
 # The square of the canonical frame about a box of the cascade, in its sides; measured on photos.
 _SIDE, _UP = 1.71, 0.14
 
@@ -145,12 +148,16 @@ def _search(
     look = functools.partial(settle, small, hole, predict=predict, res=res)
     faces: list[Face] = []
     for turn in range(turns):
-        starts = [_turned(p, turn, hole.shape) for p in _proposals(np.rot90(filled, turn))]
-        faces = _distinct(f for f in look(starts[:_MOST]) if f.score > SURE)
+        boxes = _proposals(np.rot90(filled, turn))[:_MOST]
+        starts = [_turned(_moved(b, *by), turn, hole.shape) for b in boxes for by in _STARTS]
+        first = sorted(look(starts, rounds=1), key=lambda f: -f.score)[:_MOST]
+        faces = _distinct(f for f in look([f.landmarks for f in first]) if f.score > SURE)
         if faces:
             break
-    if hole.any() and not faces and turns > 1:
-        faces = _hidden(hole, look)
+    if hole.any() and turns > 1:
+        best = max((faces[i].score for i in owners(hole, faces)[1]), default=GUESSED)
+        if best < CLEAR:
+            faces = _distinct([*faces, *(f for f in _hidden(hole, look) if f.score > best)])
     to_photo = alignment.invert(
         np.array([[scale, 0, scale / 2 - 0.5], [0, scale, scale / 2 - 0.5]], np.float64)
     )
@@ -227,6 +234,13 @@ def _turned(points: np.ndarray, turns: int, size: tuple[int, int]) -> np.ndarray
     (h, w), (x, y) = size, points.T
     ways = ((x, y), (w - 1 - y, x), (w - 1 - x, h - 1 - y), (y, h - 1 - x))
     return np.stack(ways[turns], -1).astype(np.float32)
+
+
+def _moved(points: np.ndarray, scale: float, down: float) -> np.ndarray:
+    """Points scaled about their middle, and moved down by shares of their square's side."""
+    middle = (points.min(0) + points.max(0)) / 2
+    side = np.ptp(points[:, 0]) / np.ptp(lm.MEAN_SHAPE[:, 0])
+    return ((points - middle) * scale + middle + (0.0, down * side)).astype(np.float32)
 
 
 def _hidden(hole: np.ndarray, look: Callable[..., list[Face]]) -> list[Face]:
