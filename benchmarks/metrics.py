@@ -56,13 +56,13 @@ def inception_contest(size: int) -> dict[str, Callable[[], Any]]:
     """A batch through the FID Inception, ours and torch-fidelity's."""
     import jax
 
-    from fi_jax.metrics import distribution, weights
+    from fi_jax.metrics import feature_networks, weights
     from tests import metric_inputs as inputs
 
     images = inputs.pictures(BATCH, size)
     convert = weights.PUBLISHED['inception_fid'].convert
     arrays = convert(inputs.torch_state('inception_fid'))
-    ours = distribution.from_arrays('inception_fid', arrays)
+    ours = feature_networks.from_arrays('inception_fid', arrays)
     call = jax.jit(lambda net, x: net(x))
     contest: dict[str, Callable[[], Any]] = {
         'fi_jax': lambda: np.asarray(call(ours, images)),
@@ -96,11 +96,11 @@ def memory(name: str, count: int) -> str:
     """Resident size after count and after 4 count images through a feature network, in MB."""
     import jax
 
-    from fi_jax.metrics import distribution, trunks
+    from fi_jax.metrics import distribution, feature_networks, trunks
     from tests import metric_inputs as inputs
 
     arrays = {} if name == 'pixels8' else trunks.random_weights(_TRUNKS.get(name, name), 0)
-    network = distribution.from_arrays(name, arrays)
+    network = feature_networks.from_arrays(name, arrays)
     call = jax.jit(lambda net, x: net(x))
     batch = min(64, count // 4)
     images = inputs.pictures(batch, 64)

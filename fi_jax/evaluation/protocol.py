@@ -25,7 +25,7 @@ from fi_jax.input_pipeline.loader import EvalExamples, Example
 from fi_jax.input_pipeline.records import Source
 from fi_jax.input_pipeline.sources import make_source
 from fi_jax.methods import Method, predicted_landmarks
-from fi_jax.metrics import baselines, distribution, image, suite
+from fi_jax.metrics import baselines, feature_networks, image, suite
 from fi_jax.pretrained import placed
 from fi_jax.run.folder import (
     data_name,
@@ -323,8 +323,8 @@ def training_faces(
     examples = EvalExamples(source, config, 'none', options.memorisation, options.batch_size)
     known = located(examples)
     read = detector if not known else None
-    ready = (known or read) and suite.CUT_OUT in distribution.available()
-    features = distribution.make_features(suite.CUT_OUT if ready else 'pixels8')
+    ready = (known or read) and suite.CUT_OUT in feature_networks.available()
+    features = feature_networks.make_features(suite.CUT_OUT if ready else 'pixels8')
 
     def described(
         features: Any, read: Any, batch: Mapping[str, jax.Array]

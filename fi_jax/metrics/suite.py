@@ -13,7 +13,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fi_jax.metrics import distribution, diversity, identity, image, landmarks, perceptual
+from fi_jax.metrics import (
+    distribution,
+    diversity,
+    feature_networks,
+    identity,
+    image,
+    landmarks,
+    perceptual,
+)
 from fi_jax.metrics.bootstrap import Estimate
 from fi_jax.metrics.distribution import Gaussian, Sample
 
@@ -24,7 +32,7 @@ Score = Callable[[Any, jax.Array, Batch], dict[str, jax.Array]]
 CUT_OUT = 'dlib_face'  # of the features, those that see aligned faces
 FACE_NAMES = ('landmarks', 'identity', 'memorisation')
 EXAMPLE_NAMES: tuple[str, ...] = ('image', 'seam', 'ms_ssim', *FACE_NAMES, *perceptual.NAMES)
-NAMES: tuple[str, ...] = (*EXAMPLE_NAMES, *distribution.NAMES)
+NAMES: tuple[str, ...] = (*EXAMPLE_NAMES, *feature_networks.NAMES)
 
 
 def chosen(wanted: str) -> tuple[str, ...]:
@@ -66,11 +74,13 @@ class LandmarkDetector:
 class ReferenceSet:
     """Faces of the training set as features see them, rows (M,D); a pytree."""
 
-    features: distribution.Features
+    features: feature_networks.Features
     rows: jax.Array
 
 
-def describe(features: distribution.Features, images: jax.Array, points: jax.Array) -> jax.Array:
+def describe(
+    features: feature_networks.Features, images: jax.Array, points: jax.Array
+) -> jax.Array:
     """Features of faces (B,H,W,3) -> (B,D); CUT_OUT sees them cut out by their points (B,68,2)."""
     return features(identity.chips(images, points) if features.name == CUT_OUT else images)
 
@@ -94,7 +104,7 @@ def face_evaluators(
     if 'identity' in chosen(wanted):
         if located or landmark_detector is not None:
             try:
-                found['identity'] = distribution.make_features(CUT_OUT)
+                found['identity'] = feature_networks.make_features(CUT_OUT)
             except LookupError as error:
                 skipped['identity'] = str(error)
         else:
@@ -119,7 +129,7 @@ def of_photos(evaluators: Mapping[str, Any], batch: Batch) -> dict[str, jax.Arra
     return out
 
 
-def _cut_out(evaluators: Mapping[str, Any]) -> distribution.Features | None:
+def _cut_out(evaluators: Mapping[str, Any]) -> feature_networks.Features | None:
     reference = evaluators.get('memorisation')
     features = None if reference is None else reference.features
     aligned = features if features is not None and features.name == CUT_OUT else None
@@ -244,7 +254,7 @@ class SetMetric:
     The first sample of each image stands for it, so that both sets are equally large.
     """
 
-    def __init__(self, features: distribution.Features):
+    def __init__(self, features: feature_networks.Features):
         self.features = features
         self._sets: dict[str, Gathered] = {}
 
@@ -292,9 +302,9 @@ def set_metrics(wanted: str, skipped: dict[str, str]) -> dict[str, SetMetric]:
     """Name -> metrics of whole sets, of the feature networks whose weights are there."""
     found = {}
     for name in chosen(wanted):
-        if name in distribution.NAMES:
+        if name in feature_networks.NAMES:
             try:
-                found[name] = SetMetric(distribution.make_features(name))
+                found[name] = SetMetric(feature_networks.make_features(name))
             except LookupError as error:
                 skipped[name] = str(error)
     return found

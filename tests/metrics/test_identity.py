@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fi_jax import landmarks as topology
-from fi_jax.metrics import distribution, identity, landmarks, weights
+from fi_jax.metrics import feature_networks, identity, landmarks, weights
 from tests import metric_inputs as inputs
 from tests import references
 
@@ -72,7 +72,7 @@ def test_nearest_training_face():
 def test_the_face_network_is_that_of_dlib():
     """Descriptors of dlib 20.0.1 of one picture, where the weights are at hand."""
     try:
-        network = distribution.make_features('dlib_face')
+        network = feature_networks.make_features('dlib_face')
     except weights.MissingWeights as error:
         pytest.skip(str(error))
     descriptor = jax.jit(network)(inputs.pictures(1, 150))[0]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fi_jax import landmarks
-from fi_jax.metrics import distribution, identity, image, resize, weights
+from fi_jax.metrics import distribution, feature_networks, identity, image, resize, weights
 from tests import metric_inputs as inputs
 from tests import references
 
@@ -73,7 +73,7 @@ def test_inception(size, tmp_path):
     images = inputs.pictures(2, size, seed=size)
     file = references.inception_file(tmp_path)
     arrays = weights.PUBLISHED['inception_fid'].read(file.read_bytes())
-    ours = jax.jit(distribution.from_arrays('inception_fid', arrays))(images)
+    ours = jax.jit(feature_networks.from_arrays('inception_fid', arrays))(images)
     np.testing.assert_allclose(ours, references.inception(images), rtol=1e-4, atol=1e-4)
 
 
@@ -81,7 +81,7 @@ def test_inception(size, tmp_path):
 def test_efficientnet_lite0():
     images = inputs.pictures(2, 224, seed=3)
     try:
-        ours = jax.jit(distribution.make_features('efficientnet_lite0'))(images)
+        ours = jax.jit(feature_networks.make_features('efficientnet_lite0'))(images)
     except weights.MissingWeights as error:
         pytest.skip(str(error))
     np.testing.assert_allclose(ours, references.lite0(images), rtol=1e-4, atol=1e-5)
@@ -99,7 +99,7 @@ def test_dlib_face():
     # Both round down, this from float32.
     assert np.abs(chip[0] - expected.astype(float)).max() <= 1
     assert np.mean(chip[0] != expected) < 1e-3
-    ours = jax.jit(distribution.from_arrays('dlib_face', arrays))(expected[None])[0]
+    ours = jax.jit(feature_networks.from_arrays('dlib_face', arrays))(expected[None])[0]
     np.testing.assert_allclose(ours, references.dlib_face(expected), rtol=1e-4, atol=2e-5)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from fi_jax import cli
-from fi_jax.metrics import perceptual, readers, weights
+from fi_jax.metrics import download, perceptual, published, readers, weights
 from tests import metric_inputs as inputs
 
 
@@ -270,7 +270,7 @@ def server(tmp_path, monkeypatch):
     content = heads_file()
     pin(monkeypatch, 'lpips_heads_alex', content)
     monkeypatch.setenv('no_proxy', '*')
-    monkeypatch.setattr(weights, '_WAIT', 0)
+    monkeypatch.setattr(download, '_WAIT', 0)
     (tmp_path / 'temp').mkdir()
     monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path / 'temp'))
     with Server(content) as running:
@@ -294,7 +294,7 @@ def test_a_file_is_downloaded_checked_and_converted(server, cache, capsys):
     assert capsys.readouterr().out.endswith('converted lpips_heads_alex\n')
 
 
-def test_a_published_url_is_asked_where_no_mirror_is_given(server, monkeypatch):
+def test_a_published_url_is_used_where_no_mirror_is_given(server, monkeypatch):
     known = weights.PUBLISHED['lpips_heads_alex']
     moved = dataclasses.replace(known, url=f'{server.url}alex.pth')
     monkeypatch.setitem(weights.PUBLISHED, known.name, moved)
@@ -323,7 +323,7 @@ def test_a_download_that_never_ends_leaves_nothing(server, cache, capsys):
     message = capsys.readouterr().err
     assert f'of {len(server.content):,} bytes' in message and f'{server.url}alex.pth' in message
     assert message.count('\n') == 1 and 'convert FILE' in message
-    assert len(server.asked) == weights._TRIES
+    assert len(server.asked) == download._TRIES
     assert cached(cache) == []
 
 
@@ -335,11 +335,11 @@ def test_a_file_of_another_hash_is_refused_and_deleted(server, cache):
     assert len(server.asked) == 1 and cached(cache) == []
 
 
-def test_what_is_not_there_is_asked_for_once(server, cache, monkeypatch):
+def test_what_is_not_there_is_requested_once(server, cache, monkeypatch):
     server.faults = ['404']
     with pytest.raises(OSError, match=r'alex.pth: cannot be downloaded \(404 Not Found\)'):
         weights.fetch('lpips_heads_alex', server.url)
-    monkeypatch.setattr(weights, '_MAX_BYTES', 1000)
+    monkeypatch.setattr(download, 'MAX_BYTES', 1000)
     with pytest.raises(OSError, match='larger than any published file'):
         weights.fetch('lpips_heads_alex', server.url)
     assert len(server.asked) == 2 and cached(cache) == []
@@ -347,7 +347,7 @@ def test_what_is_not_there_is_asked_for_once(server, cache, monkeypatch):
 
 def test_without_a_network_the_message_tells_the_other_way(cache, monkeypatch):
     monkeypatch.setenv('no_proxy', '*')
-    monkeypatch.setattr(weights, '_WAIT', 0)
+    monkeypatch.setattr(download, '_WAIT', 0)
     with socket.socket() as unheard:  # bound, and nobody listens
         unheard.bind(('127.0.0.1', 0))
         url = f'http://127.0.0.1:{unheard.getsockname()[1]}'
@@ -415,7 +415,7 @@ def test_batch_norm_is_folded_as_it_acts():
         'weight': rng.random(3), 'bias': rng.random(3),
         'running_mean': rng.random(3), 'running_var': rng.random(3),
     }  # fmt: skip
-    folded, bias = weights._fold(kernel, norm, 1e-3)
+    folded, bias = published._fold(kernel, norm, 1e-3)
     x = rng.normal(size=4)
     y = (x @ kernel[0, 0] - norm['running_mean']) / np.sqrt(norm['running_var'] + 1e-3)
     expected = y * norm['weight'] + norm['bias']
