@@ -24,7 +24,7 @@ import numpy as np
 
 from fi_jax import features, losses, rng
 from fi_jax.features import Batch
-from fi_jax.methods import Changes, Method, Nets, Phase, Settings
+from fi_jax.methods import Changes, Method, Nets, Phase, Settings, monitors
 from fi_jax.methods.critics import CRITICS, composite, local_view, of_images, scores
 from fi_jax.nets.critic import Critic
 from fi_jax.nets.extractor import Extractor
@@ -425,7 +425,7 @@ class Flow:
         posterior = nets['extractor'](self.face(batch))
         view = self.view(batch['masked'], batch['hole'], self.condition(batch))
         kl = losses.kl_gaussian(*posterior, *nets['prior'](view)).mean(0)
-        return {'kl': kl.sum(), 'kl_active': (kl > 0.02).sum().astype(jnp.float32)}
+        return {'kl': kl.sum(), 'kl_active': monitors.active(kl)}
 
 
 def make(config: Any) -> Method:
