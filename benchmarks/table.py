@@ -19,6 +19,7 @@ import dataclasses
 import importlib
 import json
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -149,7 +150,13 @@ def play(run: Path, job: str, flags: Sequence[str]) -> int:
     print(f'{run.name}: {job}', flush=True)
     begin = time.time()
     command = [sys.executable, '-m', 'fi_jax.main', *flags]
-    code = subprocess.run(command, check=False).returncode
+    process = subprocess.Popen(command)
+    # Told to end, it saves first; the training is told, and this process waits for it.
+    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    try:
+        code = process.wait()
+    finally:
+        signal.signal(signal.SIGTERM, before)
     if code in (Exit.DONE, Exit.PARTIAL):  # the latter leaves out images that cannot be read
         save_json(
             run / f'{NAME}_{job}.json', {'flags': list(flags), 'seconds': time.time() - begin}
@@ -257,6 +264,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                     break
         if any(s.scored and s.name not in failed for s in options.systems):
             print(write(options, failed).read_text())
+    except KeyboardInterrupt:
+        print('interrupted; the same command goes on')
+        return 130
     except ValueError as error:
         print(f'error: {error}', file=sys.stderr)
         return 1
