@@ -175,11 +175,18 @@ def cost(system: System, run: Path) -> tuple[str, ...]:
     return system.name, f'{seen:,}', speed, str(config['batch_size']), str(config['res'])
 
 
+def without_variants(results: res.Results) -> res.Results:
+    """An evaluation without the rows of a method's middle, which its own report keeps."""
+    variants = results.protocol.get('variants', ())
+    kept = {row: cells for row, cells in results.scores.items() if row not in variants}
+    return dataclasses.replace(results, scores=kept)
+
+
 def write(options: argparse.Namespace, failed: dict[str, str]) -> Path:
     """Compare what was evaluated, and write the page and the README; returns the latter."""
     out = Path(options.out)
     found = {
-        s.name: res.load(comparison.find(out / s.folder, NAME))
+        s.name: without_variants(res.load(comparison.find(out / s.folder, NAME)))
         for s in options.systems
         if s.scored and s.name not in failed
     }

@@ -10,14 +10,40 @@ from fi_jax.methods import make_method
 from fi_jax.optim import make_optimizers
 from fi_jax.state import example_batch, init_state
 
-# Counted by PyTorch in the authors' code, of what a forward pass reads: the attention of PICNet's
-# critics carries a block that it never calls, partial convolutions a kernel of ones.
+# Of PICNet, StarGAN and PD-GAN counted by PyTorch in the authors' code, of what a forward pass
+# reads: the attention of PICNet's critics carries a block that it never calls, partial convolutions
+# a kernel of ones. Of the others from the authors' lists of layers.
 AUTHORS = {
     'picnet:size=paper,res=256': {
         'encoder': 3_604_224,
         'generator': 2_374_016,
         'critic': 1_099_554,
         'critic_rec': 1_099_554,
+    },
+    'piigan:size=paper,res=128': {
+        'inpainter': 3_603_942,
+        'extractor': 36_200_000,
+        'critic_local': 4_300_000,
+        'critic_global': 2_700_000,
+    },
+    'degan:size=paper,res=256': {
+        'encoder_face': 19_570_000,
+        'encoder_landmarks': 19_570_000,
+        'decoder_landmark': 175_000,
+        'decoder_mask': 177_000,
+        'decoder_part': 177_000,
+        'unet': 7_850_000,
+        'critic_patch': 690_000,
+        'critic_global': 2_800_000,
+        'critic_face': 49_537,
+        'critic_landmarks': 49_537,
+        'critic_both': 82_305,
+    },
+    'bicyclegan:size=paper,res=256': {
+        'unet': 54_800_000,
+        'encoder': 2_600_000,
+        'critic_vae': 3_460_000,
+        'critic_lr': 3_460_000,
     },
     'stargan:size=paper,res=256': {'generator': 8_430_528, 'critic': 44_884_928, 'labels': 0},
     'pdgan:size=paper,res=256': {
@@ -26,7 +52,7 @@ AUTHORS = {
         'critic': 5_533_826,
     },
 }
-TINY = ('picnet:tiny', 'stargan:tiny', 'pdgan:tiny')
+TINY = ('picnet:tiny', 'stargan:tiny', 'pdgan:tiny', 'piigan:tiny', 'degan:tiny')
 
 
 @pytest.mark.parametrize('name', AUTHORS)
