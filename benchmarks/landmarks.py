@@ -25,7 +25,7 @@ import numpy as np
 from benchmarks import timing
 from fi_jax import landmarks as lm
 from fi_jax.input_pipeline import alignment, archives, landmark_shards, records
-from fi_jax.input_pipeline.offline import detectors, extract_landmarks, vertex_map
+from fi_jax.input_pipeline.offline import detectors, mediapipe_faces, search, vertex_map
 
 FOLDS, HELD_BACK = 4, 0
 TERMS = (
@@ -106,14 +106,14 @@ def table(name: str, error: np.ndarray, found: int, total: int, turns: np.ndarra
 
 
 def vertices_of(
-    faces: Faces, detector: extract_landmarks.MediaPipe, views: tuple[detectors.View, ...]
+    faces: Faces, detector: mediapipe_faces.MediaPipe, views: tuple[detectors.View, ...]
 ) -> list[list[np.ndarray | None]]:
     """For each face and view the vertices found, in pixels of the image."""
     result: list[list[np.ndarray | None]] = []
     for i in range(len(faces)):
         image, row = faces.image(i), []
         for view in views:
-            seen, back = extract_landmarks.show(image, view)
+            seen, back = search.show(image, view)
             row.append(
                 faces.nearest([alignment.apply(back, v) for v in detector.vertices(seen)], i)
             )
@@ -141,9 +141,9 @@ def nme(args: argparse.Namespace) -> None:
     faces = Faces(args.faces, args.truth)
     turns = np.array([turn(p) for p in faces.points])
     held = faces.fold == HELD_BACK
-    detector = extract_landmarks.MediaPipe(args.model)
+    detector = mediapipe_faces.MediaPipe(args.model)
     kept = {kind: vertex_map.load(kind) for kind in vertex_map.MAPS}
-    looks = [extract_landmarks.search(faces.image(i), '', _Dense(detector))[0]
+    looks = [search.search(faces.image(i), '', _Dense(detector))[0]
              for i in range(len(faces))]  # fmt: skip
     dense = [faces.nearest([f.points for f in look], i) for i, look in enumerate(looks)]
 
@@ -161,7 +161,7 @@ def nme(args: argparse.Namespace) -> None:
     if args.dlib:
         dlib = detectors.Dlib(args.dlib)
         ways['dlib 68 (trained on these photos)'] = lambda i: faces.nearest(
-            [f.points for f in extract_landmarks.search(faces.image(i), '', dlib)[0]], i
+            [f.points for f in search.search(faces.image(i), '', dlib)[0]], i
         )
     head = ('', 'found', 'all', 'median', *REGIONS, *TURNS)
     for title, chosen in (('held-back quarter', held), ('all faces', held | True)):
@@ -181,7 +181,7 @@ def nme(args: argparse.Namespace) -> None:
 class _Dense:
     """The detector before its map: faces whose points are the 478 vertices."""
 
-    def __init__(self, detector: extract_landmarks.MediaPipe):
+    def __init__(self, detector: mediapipe_faces.MediaPipe):
         self.name, self.version, self.views = 'dense', '', detector.views
         self._detector = detector
 
@@ -191,7 +191,7 @@ class _Dense:
 
 def flip(
     faces: Faces,
-    detector: extract_landmarks.MediaPipe,
+    detector: mediapipe_faces.MediaPipe,
     kept: dict[str, vertex_map.VertexMap],
     chosen: np.ndarray,
 ) -> None:
@@ -216,7 +216,7 @@ def flip(
 def fit(args: argparse.Namespace) -> None:
     """Fits the learned map and writes it; prints the error of each quarter not seen."""
     faces = Faces(args.faces, args.truth)
-    detector = extract_landmarks.MediaPipe(args.model, 'fixed')
+    detector = mediapipe_faces.MediaPipe(args.model, 'fixed')
     found = vertices_of(faces, detector, VIEWS)
     detector.close()
     for fold in range(FOLDS):
@@ -259,14 +259,12 @@ def agree(args: argparse.Namespace) -> None:
 def speed(args: argparse.Namespace) -> None:
     """The job's function against the bare detector, interleaved, one process."""
     source = archives.Zip(args.faces)
-    detector = extract_landmarks.MediaPipe(args.model)
+    detector = mediapipe_faces.MediaPipe(args.model)
     cv2.setNumThreads(0)
     step = max(len(source) // args.images, 1)
     index = list(range(0, len(source), step))[: args.images]
     seen = [
-        extract_landmarks.show(records.decode(source[i].image, source.names[i]), detector.views[0])[
-            0
-        ]
+        search.show(records.decode(source[i].image, source.names[i]), detector.views[0])[0]
         for i in index
     ]
     seconds: dict[str, list[tuple[float, float]]] = {'bare detector': [], 'the job': []}
@@ -274,7 +272,7 @@ def speed(args: argparse.Namespace) -> None:
         for name, work in (
             ('bare detector', lambda: [detector.vertices(image) for image in seen]),
             ('the job', lambda: [
-                landmark_shards.encode_row(extract_landmarks.extract(source, i, detector))
+                landmark_shards.encode_row(search.extract(source, i, detector))
                 for i in index
             ]),
         ):  # fmt: skip

@@ -29,7 +29,7 @@ from fi_jax import landmarks as lm
 from fi_jax.augmentation.places import warp
 from fi_jax.evaluation.protocol import load_landmark_detector
 from fi_jax.input_pipeline.loader import EvalExamples, eval_batches
-from fi_jax.input_pipeline.offline import extract_landmarks
+from fi_jax.input_pipeline.offline import extract_landmarks, search
 from fi_jax.input_pipeline.sources import make_source
 from fi_jax.metrics.landmarks import inside
 from fi_jax.run.folder import load_run, saved_config
@@ -48,8 +48,8 @@ def mediapipe(model: str) -> Finder:
     detector = extract_landmarks.make_detector(spec)
 
     def one(image: np.ndarray) -> np.ndarray | None:
-        faces, _ = extract_landmarks.search(image, 'completion', detector)
-        return extract_landmarks.main_face(faces, image.shape[:2]).points if faces else None
+        faces, _ = search.search(image, 'completion', detector)
+        return search.main_face(faces, image.shape[:2]).points if faces else None
 
     return lambda images: [one(image) for image in images]
 

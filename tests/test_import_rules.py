@@ -124,7 +124,7 @@ def test_the_input_pipeline_touches_no_device(name):
         ('absl.flags', {'fi_jax/main.py'}),
         ('absl.app', {'fi_jax/main.py'}),
         ('ml_collections.config_flags', {'fi_jax/main.py'}),
-        ('mediapipe', {'fi_jax/input_pipeline/offline/extract_landmarks.py'}),
+        ('mediapipe', {'fi_jax/input_pipeline/offline/mediapipe_faces.py'}),
         ('fastapi', {'fi_jax/serve/app.py'}),
         ('uvicorn', {'fi_jax/serve/app.py'}),
         ('starlette', {'fi_jax/serve/guard.py'}),

@@ -25,6 +25,8 @@ from fi_jax.input_pipeline.offline import (
     detectors,
     extract_landmarks,
     landmark_pages,
+    mediapipe_faces,
+    search,
     shard_pool,
     vertex_map,
 )
@@ -317,7 +319,7 @@ def test_a_view_leads_back_to_the_pixels_of_the_image(view, height, width):
     image = np.full((height, width, 3), 255, np.uint8)
     y, x = height // 2 - 3, width // 2 + 5
     image[y - 5 : y + 6, x - 5 : x + 6] = 0
-    faces, number = extract_landmarks.search(image, 'x', Dark(view))
+    faces, number = search.search(image, 'x', Dark(view))
     assert number == 0
     assert np.abs(faces[0].points - [x, y]).max() < (0.6 if view.sizes[1] > 48 else 2)
     assert np.allclose(faces[0].box, [*faces[0].points[0]] * 2, atol=1e-3)
@@ -327,14 +329,14 @@ def test_the_search_stops_at_the_first_view_that_has_a_face():
     detector = Dark(*VIEWS[:3], wants=lambda seen: max(seen.shape) >= 300)
     image = np.full((60, 60, 3), 255, np.uint8)
     image[30, 30] = 0
-    assert extract_landmarks.search(image, 'x', detector)[1] == 2
-    assert extract_landmarks.search(image, 'x', Dark(VIEWS[0], wants=lambda s: False)) == ([], 1)
+    assert search.search(image, 'x', detector)[1] == 2
+    assert search.search(image, 'x', Dark(VIEWS[0], wants=lambda s: False)) == ([], 1)
 
 
 @pytest.mark.parametrize('size', [(1, 1), (1, 400), (3, 2)])
 def test_tiny_and_thin_images_can_be_viewed(size):
-    for view in extract_landmarks.MediaPipe.views:
-        seen, _ = extract_landmarks.show(np.zeros((*size, 3), np.uint8), view)
+    for view in mediapipe_faces.MediaPipe.views:
+        seen, _ = search.show(np.zeros((*size, 3), np.uint8), view)
         assert min(seen.shape[:2]) >= 1 and max(seen.shape[:2]) <= 1281
 
 
@@ -345,7 +347,7 @@ def test_a_detector_that_fails_costs_one_record():
         def __call__(self, image, name):
             raise RuntimeError('graph error')
 
-    row = extract_landmarks.extract(ProceduralFaces(2, size=32), 1, Failing())
+    row = search.extract(ProceduralFaces(2, size=32), 1, Failing())
     assert not row.found and row.reason == 'detector failed: RuntimeError: graph error'
 
 
@@ -353,17 +355,17 @@ def test_the_large_face_in_the_middle_is_taken():
     mean = lm.mean_landmarks((100, 100))
     small, aside = mean * 0.2 + 40, mean * 0.9 - [70, 0]
     faces = [detectors.Face(p.astype(np.float32)) for p in (small, mean, aside)]
-    assert extract_landmarks.main_face(faces, (100, 100)) is faces[1]
+    assert search.main_face(faces, (100, 100)) is faces[1]
 
 
 def test_doubts_name_what_is_odd():
     mean = lm.mean_landmarks((128, 128))
-    assert extract_landmarks.doubts(mean, (128, 128), 1, 0) == ()
-    assert extract_landmarks.doubts(mean, (128, 128), 2, 1) == ('many faces', 'second look')
-    assert 'small' in extract_landmarks.doubts(mean * 0.2, (128, 128), 1, 0)
-    assert 'cut off' in extract_landmarks.doubts(mean - [60, 0], (128, 128), 1, 0)
+    assert search.doubts(mean, (128, 128), 1, 0) == ()
+    assert search.doubts(mean, (128, 128), 2, 1) == ('many faces', 'second look')
+    assert 'small' in search.doubts(mean * 0.2, (128, 128), 1, 0)
+    assert 'cut off' in search.doubts(mean - [60, 0], (128, 128), 1, 0)
     broken = np.random.default_rng(0).permutation(mean)
-    assert 'odd shape' in extract_landmarks.doubts(broken, (128, 128), 1, 0)
+    assert 'odd shape' in search.doubts(broken, (128, 128), 1, 0)
 
 
 # -------------------------------------------------------------------- detectors and the maps
@@ -443,12 +445,12 @@ def test_a_wrong_model_file_is_refused(tmp_path, monkeypatch):
     wrong = tmp_path / 'face_landmarker.task'
     wrong.write_bytes(b'something else')
     with pytest.raises(ValueError, match=r'sha256 .* is not the pinned'):
-        extract_landmarks.find_model(str(wrong))
-    monkeypatch.setenv(extract_landmarks.MODEL, str(wrong))
+        mediapipe_faces.find_model(str(wrong))
+    monkeypatch.setenv(mediapipe_faces.MODEL, str(wrong))
     with pytest.raises(ValueError, match='FI_JAX_FACE_LANDMARKER='):
-        extract_landmarks.find_model()
+        mediapipe_faces.find_model()
     with pytest.raises(FileNotFoundError, match='--model=nowhere'):
-        extract_landmarks.find_model('nowhere')
+        mediapipe_faces.find_model('nowhere')
 
 
 # ------------------------------------------------------------------------------- alignment
@@ -541,11 +543,11 @@ def mediapipe_model(shared):
 def test_mediapipe_finds_small_photographs_as_people_would(shared, mediapipe_model):
     source = archives.Zip(shared / 'data' / 'faces' / 'celeba_aligned_89x109.zip')
     dlib = landmark_shards.read_table(shared / 'data' / 'faces' / 'celeba_dlib68.npz')
-    detector = extract_landmarks.MediaPipe(mediapipe_model)
+    detector = mediapipe_faces.MediaPipe(mediapipe_model)
     away, found = [], 0
     index = range(0, len(source), len(source) // 60)
     for i in index:
-        row = extract_landmarks.extract(source, i, detector)
+        row = search.extract(source, i, detector)
         found += row.found
         other = dlib[row.name]
         if row.found and other.found and other.score > 0:
@@ -564,7 +566,7 @@ def test_the_learned_map_holds_on_faces_it_was_not_fitted_to(shared, mediapipe_m
         str(folder / 'ibug_helen_train_afw_320.zip'), str(folder / 'ibug_helen_train_afw_320.json')
     )
     held = np.flatnonzero(faces.fold == bench.HELD_BACK)[::4].tolist()
-    detector = extract_landmarks.MediaPipe(mediapipe_model)
+    detector = mediapipe_faces.MediaPipe(mediapipe_model)
     error = {kind: [] for kind in vertex_map.MAPS}
     for i in held:
         found = faces.nearest(detector.vertices(faces.image(i)), i)

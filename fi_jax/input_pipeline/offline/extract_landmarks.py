@@ -24,137 +24,30 @@ import argparse
 import collections
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import json
 import os
 import sys
 import tempfile
-import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import cv2
-import numpy as np
 
-from fi_jax import landmarks as lm
-from fi_jax.input_pipeline import alignment, landmark_shards, records, sources
+from fi_jax.input_pipeline import landmark_shards, records, sources
 from fi_jax.input_pipeline.landmark_shards import LandmarkRow
-from fi_jax.input_pipeline.offline import detectors, landmark_pages, shard_pool, vertex_map
-from fi_jax.input_pipeline.offline.detectors import Detector, Face, View
-
-MODEL_URL = (
-    'https://storage.googleapis.com/mediapipe-models/face_landmarker/face_landmarker/float16/1/'
-    'face_landmarker.task'
+from fi_jax.input_pipeline.offline import (
+    detectors,
+    landmark_pages,
+    mediapipe_faces,
+    search,
+    shard_pool,
+    vertex_map,
 )
-MODEL_SHA256 = '64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff'
-MODEL = 'FI_JAX_FACE_LANDMARKER'  # environment variable
+from fi_jax.input_pipeline.offline.detectors import Detector
+
 JOB = 'job.json'
 IMAGES_A_SHARD, MAX_SHARDS = 256, 1024
-
-# Whether a face is worth a second look: farther than this from the mean face, as a share of the
-# distance of the outer eye corners; smaller than so many pixels between them; more of it cut off.
-ODD_SHAPE, SMALL, CUT_OFF = 0.25, 12.0, 0.15
-
-_EMPTY = np.zeros((lm.NUM_POINTS, 2), np.float32)
-
-
-# --------------------------------------------------------------------------------- MediaPipe
-
-
-class MediaPipe:
-    """MediaPipe's Face Landmarker: 478 vertices a face, taken to 68 points by a `vertex_map`."""
-
-    name = 'mediapipe'
-    # A border first: the finder wants the whole head in view. Then as it is, small within a wide
-    # border, and for small faces in large photos the quarters and the centre: in small photos
-    # those show what is no face.
-    views: Sequence[View] = (
-        View(0.25),
-        View(0.0),
-        View(0.6, sizes=(384, 1280)),
-        *(View(0.0, (x, y, x + 0.5, y + 0.5), least=640) for x, y in
-          ((0.25, 0.25), (0.0, 0.0), (0.5, 0.0), (0.0, 0.5), (0.5, 0.5))),
-    )  # fmt: skip
-
-    def __init__(self, model: str = '', kind: str = 'learned', max_faces: int = 4):
-        self._map = vertex_map.load(kind)
-        path = find_model(model)
-        try:
-            with _quiet_stderr():
-                import mediapipe
-                from mediapipe.tasks.python import BaseOptions, vision
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(
-                "--detector=mediapipe needs MediaPipe: pip install 'fi_jax[landmarks]'"
-            ) from error
-        self.version = f'{mediapipe.__version__}+{MODEL_SHA256[:8]}+{kind}-{self._map.version}'
-        self._image = functools.partial(mediapipe.Image, mediapipe.ImageFormat.SRGB)
-        options = vision.FaceLandmarkerOptions(
-            base_options=BaseOptions(model_asset_path=path), num_faces=max_faces
-        )
-        with _quiet_stderr():
-            self._landmarker = vision.FaceLandmarker.create_from_options(options)
-            self._landmarker.detect(self._image(np.zeros((64, 64, 3), np.uint8)))
-
-    def close(self) -> None:
-        """Ends it; to be called before Python ends."""
-        self._landmarker.close()
-
-    def vertices(self, image: np.ndarray) -> list[np.ndarray]:
-        """All faces as (478,2) x,y pixels, pixel centres at whole numbers."""
-        height, width = image.shape[:2]
-        found = self._landmarker.detect(self._image(np.ascontiguousarray(image))).face_landmarks
-        scale = np.array([width, height])
-        return [np.array([(p.x, p.y) for p in face]) * scale - 0.5 for face in found]
-
-    def __call__(self, image: np.ndarray, name: str) -> list[Face]:
-        return [Face(self._map(v)) for v in self.vertices(image)]
-
-
-def find_model(model: str = '') -> str:
-    """The checked model file: as given, as FI_JAX_FACE_LANDMARKER says, or fetched once.
-
-    Raises FileNotFoundError, ValueError (another sha256) or OSError (it cannot be fetched).
-    """
-    path = model or os.environ.get(MODEL, '')
-    if path:
-        detectors.check_sha256(path, MODEL_SHA256, '--model' if model else MODEL)
-        return path
-    path = os.path.expanduser('~/.cache/fi_jax/face_landmarker.task')
-    if not os.path.exists(path):
-        print(f'Fetching {MODEL_URL} to {path}', file=sys.stderr)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        part = f'{path}.tmp-{os.getpid()}'
-        try:
-            with urllib.request.urlopen(MODEL_URL, timeout=60) as answer, open(part, 'wb') as file:
-                file.write(answer.read(1 << 26))
-            detectors.check_sha256(part, MODEL_SHA256, '--model')
-            os.replace(part, path)
-        except OSError as error:
-            raise OSError(
-                f'--model is not set and cannot be fetched ({error}); get {MODEL_URL} and name it '
-                f'by --model=FILE or {MODEL}=FILE'
-            ) from error
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(part)
-    detectors.check_sha256(path, MODEL_SHA256, '--model')
-    return path
-
-
-@contextlib.contextmanager
-def _quiet_stderr() -> Iterator[None]:
-    """The native libraries write notes past Python, in the middle of the progress line."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    try:
-        with open(os.devnull, 'wb') as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,128 +82,18 @@ def close_detectors() -> None:
     """Frees them all: MediaPipe fails, noisily, if it is left to the end of Python."""
     while _made:
         detector = _made.popitem()[1]
-        if isinstance(detector, MediaPipe):
+        if isinstance(detector, mediapipe_faces.MediaPipe):
             detector.close()
 
 
 def _make(spec: DetectorSpec) -> Detector:
     if spec.kind == 'mediapipe':
-        return MediaPipe(spec.model, spec.map)
+        return mediapipe_faces.MediaPipe(spec.model, spec.map)
     if spec.kind == 'dlib':
         return detectors.Dlib(spec.model)
     if spec.kind == 'import':
         return detectors.Import(spec.points)
     raise ValueError(f'--detector={spec.kind}: expected mediapipe, dlib or import')
-
-
-# ---------------------------------------------------------------------------------- one image
-
-
-def show(image: np.ndarray, view: View) -> tuple[np.ndarray, np.ndarray]:
-    """What a detector sees in a view, and the transform (2,3) from there to the image's pixels."""
-    height, width = image.shape[:2]
-    left, top, right, bottom = (
-        round(share * side) for share, side in zip(view.part, (width, height) * 2, strict=True)
-    )
-    seen = image[top : max(bottom, top + 1), left : max(right, left + 1)]
-    border = round(view.border * max(seen.shape[:2]))
-    if border:
-        seen = cv2.copyMakeBorder(seen, border, border, border, border, cv2.BORDER_REPLICATE)
-    height, width = seen.shape[:2]
-    low, high = view.sizes
-    scale = min(max(1.0, low / max(height, width)), high / max(height, width))
-    x = y = 1.0
-    if scale != 1:
-        size = max(round(width * scale), 1), max(round(height * scale), 1)
-        how = cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA
-        seen = cv2.resize(seen, size, interpolation=how)
-        x, y = width / size[0], height / size[1]
-    # Centres at whole numbers: (p + 0.5) * x - 0.5.
-    shift = (left - border + 0.5 * x - 0.5, top - border + 0.5 * y - 0.5)
-    return seen, np.array([[x, 0.0, shift[0]], [0.0, y, shift[1]]])
-
-
-def search(image: np.ndarray, name: str, detector: Detector) -> tuple[list[Face], int]:
-    """All faces of the first view that has any, in pixels of the image, and the view's number."""
-    for number, view in enumerate(detector.views):
-        if max(image.shape[:2]) < view.least:
-            continue
-        seen, back = show(image, view)
-        if faces := detector(seen, name):
-            return [_moved(face, back) for face in faces], number
-    return ([], len(detector.views)) if detector.views else (detector(image, name), 0)
-
-
-def _moved(face: Face, transform: np.ndarray) -> Face:
-    points = alignment.apply(transform, face.points)
-    if face.box is None:
-        return Face(points, face.score)
-    corners = alignment.apply(transform, np.array(face.box, np.float32).reshape(2, 2))
-    left, top, right, bottom = corners.ravel().tolist()
-    return Face(points, face.score, (left, top, right, bottom))
-
-
-def main_face(faces: Sequence[Face], size: tuple[int, int]) -> Face:
-    """The face a photo is of: large and near the middle."""
-    centre = np.array([size[1] - 1, size[0] - 1]) / 2
-
-    def weight(face: Face) -> float:
-        away = np.hypot(*(face.points.mean(0) - centre)) / max(size)
-        return float(np.sqrt(np.ptp(face.points, axis=0).prod()) * np.exp(-4 * away**2))
-
-    return max(faces, key=weight)
-
-
-def extract(
-    source: records.Source, index: int, detector: Detector, max_pixels: int = records.MAX_PIXELS
-) -> LandmarkRow:
-    """The row of one image; whatever is wrong with it, its reason stands in the row."""
-    names = getattr(source, 'names', None)
-    name = names[index] if names is not None else f'#{index}'
-    about: dict[str, Any] = {
-        'detector': detector.name, 'detector_version': detector.version,
-    }  # fmt: skip
-    try:
-        record = source[index]
-        name = record.name
-        image = records.decode(record.image, name, max_pixels=max_pixels)
-    except records.BadImage as error:
-        return LandmarkRow(name, _EMPTY, found=False, reason=f'bad image: {error}', **about)
-    size = image.shape[0], image.shape[1]
-    try:
-        faces, number = search(image, name, detector)
-    except Exception as error:  # of the detector's own kinds; the image is at fault, not the job
-        reason = f'detector failed: {type(error).__name__}: {error}'
-        return LandmarkRow(name, _EMPTY, found=False, reason=reason, size=size, **about)
-    faces = [face for face in faces if np.isfinite(face.points).all()]
-    if not faces:
-        return LandmarkRow(name, _EMPTY, found=False, reason='no face', size=size, **about)
-    face = main_face(faces, size)
-    points = face.points.astype(np.float32)
-    left, top, right, bottom = face.box or (*points.min(0).tolist(), *points.max(0).tolist())
-    return LandmarkRow(
-        name,
-        points,
-        score=face.score,
-        box=(left, top, right, bottom),
-        size=size,
-        doubts=doubts(points, size, len(faces), number),
-        align=tuple(alignment.to_canonical(points, 1).ravel().tolist()),
-        **about,
-    )
-
-
-def doubts(points: np.ndarray, size: tuple[int, int], faces: int, view: int) -> tuple[str, ...]:
-    """Reasons to look twice at a face (68,2) in an image of a size (H, W)."""
-    outside = (points < -0.5) | (points > np.array([size[1], size[0]]) - 0.5)
-    reasons = {
-        'many faces': faces > 1,
-        'second look': view > 0,
-        'odd shape': alignment.oddness(points) > ODD_SHAPE,
-        'small': float(np.hypot(*(points[36] - points[45]))) < SMALL,
-        'cut off': float(outside.any(1).mean()) > CUT_OFF,
-    }
-    return tuple(reason for reason, so in reasons.items() if so)
 
 
 # --------------------------------------------------------------------------------- the job
@@ -350,7 +133,7 @@ class Job:
         try:
             for i in range(start, stop):
                 report(i - start, i)
-                row = extract(self.source, i, detector, self.max_pixels)
+                row = search.extract(self.source, i, detector, self.max_pixels)
                 writer.write(landmark_shards.encode_row(row))
             writer.close()
             with open(tmp, 'rb') as file:
@@ -466,7 +249,11 @@ def parser() -> argparse.ArgumentParser:
     group = made.add_argument_group('detector')
     add = group.add_argument
     add('--detector', default='mediapipe', choices=('mediapipe', 'dlib', 'import'))
-    add('--model', default='', help=f'model file (else ${MODEL} or ${detectors.DLIB_MODEL})')
+    add(
+        '--model',
+        default='',
+        help=f'model file (else ${mediapipe_faces.MODEL} or ${detectors.DLIB_MODEL})',
+    )
     add('--map', default='learned', choices=vertex_map.MAPS,
         help='478 vertices -> 68 points; learned is for research only')  # fmt: skip
     add('--points', default='', help='import: .npz, folder of shards or .pts, or five-point list')
