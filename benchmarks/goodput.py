@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks import timing
 
 
-def play(flags: list[str], workdir: Path, cache: str) -> dict[str, Any]:
+def run_training(flags: list[str], workdir: Path, cache: str) -> dict[str, Any]:
     """The line of starts.jsonl of one run, with the seconds of its whole process."""
     command = [sys.executable, '-m', 'fi_jax.main', *flags, f'--workdir={workdir}']
     start = time.perf_counter()
@@ -60,9 +60,9 @@ def main() -> None:
     print(hardware, flush=True)
     runs = {}
     with tempfile.TemporaryDirectory() as cache:
-        runs['cold'] = play(given, workdir, cache)
+        runs['cold'] = run_training(given, workdir, cache)
         if args.twice:
-            runs['cached'] = play(given, workdir.with_name(f'{workdir.name}_cached'), cache)
+            runs['cached'] = run_training(given, workdir.with_name(f'{workdir.name}_cached'), cache)
     kinds = list(dict.fromkeys(k for run in runs.values() for k in run['shares']))
     lines = [
         (kind, *(f'{r["shares"].get(kind, 0.0) * r["seconds"]:.1f}' for r in runs.values()))

@@ -4,7 +4,7 @@
     python -m benchmarks.systems picnet:size=paper,res=256
 
 GFLOP count the multiplications and additions of convolutions and products: of one completion drawn,
-and of a training step for each photo of its batch, the last stage, phases by how often they play.
+and of a training step for each photo of its batch, the last stage, phases by how often they run.
 Nothing is computed: shapes are traced.
 """
 

@@ -6,7 +6,7 @@
 
 One process after another trains each system of benchmarks/table.toml, for equal images or, with
 --minutes, for equal time on this machine, then evaluates it. The same command again goes on where
-it ended: what is finished is left alone. A system whose training fails is told in the table, and
+it ended: what is finished is left alone. A system whose training fails is named in the table, and
 the others go on. Flags that begin with --config. go to all trainings and evaluations; without any
 the faces are drawn ones. Written: OUT/report/table.html, .md, .tex, .csv, and OUT/README.md with
 what each training was.
@@ -88,17 +88,17 @@ def training(system: System, options: argparse.Namespace, shared: Sequence[str])
     argument = config_argument(system, options.res)
     name, _, arg = argument.partition(':')
     config = importlib.import_module(f'configs.{name}').get_config(arg)
-    played = {stage: count for stage, count in config.steps.items() if count}
+    counts = {stage: count for stage, count in config.steps.items() if count}
     out = Path(options.out)
     flags = [f'--config={argument}', f'--workdir={out / system.folder}', *system.flags, *shared]
     if options.minutes:
         flags.append(f'--config.minutes={options.minutes * system.share}')
     else:
         batch = int(_value(flags, 'batch_size') or config.batch_size)
-        steps = options.images * system.share / batch / sum(played.values())
+        steps = options.images * system.share / batch / sum(counts.values())
         flags += [
             f'--config.steps.{stage}={max(1, round(count * steps))}'
-            for stage, count in played.items()
+            for stage, count in counts.items()
         ]
     if system.after:
         before = re.sub(r'[^\w.-]+', '_', system.after)
@@ -142,7 +142,7 @@ def finished(run: Path, job: str, flags: Sequence[str]) -> bool:
     return True
 
 
-def play(run: Path, job: str, flags: Sequence[str]) -> int:
+def run_job(run: Path, job: str, flags: Sequence[str]) -> int:
     """Run a job in a process of its own unless it is done; its exit code."""
     if finished(run, job, flags):
         print(f'{run.name}: {job} is done', flush=True)
@@ -151,7 +151,7 @@ def play(run: Path, job: str, flags: Sequence[str]) -> int:
     begin = time.time()
     command = [sys.executable, '-m', 'fi_jax.main', *flags]
     process = subprocess.Popen(command)
-    # Told to end, it saves first; the training is told, and this process waits for it.
+    # Asked to end, it passes that on to the training, which saves first, and waits for it.
     before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     try:
         code = process.wait()
@@ -262,7 +262,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if system.scored:
                 jobs['evaluation'] = evaluation(system, options, asked)
             for job, flags in jobs.items():
-                code = play(run, job, flags)
+                code = run_job(run, job, flags)
                 if code in (Exit.PREEMPTED, Exit.HOST_LOST) or code < 0:
                     print(f'{system.name}: {job} was interrupted; the same command goes on')
                     return code if code > 0 else 128 - code

@@ -1,4 +1,4 @@
-"""The made-up method of tests/masked_autoencoder.py, with a loss term that fails when told to."""
+"""The made-up method of tests/masked_autoencoder.py, with a loss term that fails on request."""
 
 from __future__ import annotations
 

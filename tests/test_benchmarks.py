@@ -38,7 +38,7 @@ def test_torch_computes_the_same_step(
     config.compile_cache = CACHE
     errors = in_process(parity, config, stage, make_batch(config), subpixel)
     nets = {'stage1': 4, 'stage2': 6}[stage]
-    # Of the draws: 0 where no example's landmarks are known, or no two neighbours are told theirs.
+    # Of the draws: 0 where no example's landmarks are known, or no two neighbours have theirs.
     drawn = {'stage1': {'r/l1_features'}, 'stage2': {'r/l1_features', 'critic/d_local_mismatch'}}
     assert drawn[stage] <= errors.keys()
     assert sum(name.startswith('gradient/') for name in errors) == nets
@@ -61,8 +61,8 @@ def test_flops_of_a_convolution_and_of_its_gradients() -> None:
 def test_flops_look_into_jit_and_choose_the_branch() -> None:
     product = jax.jit(jnp.matmul)
 
-    def lazily(play: jax.Array, x: jax.Array) -> jax.Array:
-        return jax.lax.cond(play, lambda: product(x, x), lambda: x)
+    def lazily(now: jax.Array, x: jax.Array) -> jax.Array:
+        return jax.lax.cond(now, lambda: product(x, x), lambda: x)
 
     jaxpr = jax.make_jaxpr(lazily)(jnp.array(True), jnp.ones((4, 4))).jaxpr
     assert (count_flops(jaxpr, min), count_flops(jaxpr, max)) == (0, 2 * 4**3)

@@ -169,20 +169,20 @@ def test_landmarks_are_drawn_on_device_as_on_the_host(size):
 def test_a_condition_is_zero_where_no_landmarks_are_given():
     points = jnp.asarray(landmarks.mean_landmarks((64, 64)))[None].repeat(2, 0)
     points = points.at[1].set(jnp.nan)
-    told = features.condition_maps(points, jnp.array([1.0, 0.0]), (64, 64))
-    assert told.shape == (2, 64, 64, features.CONDITION_CHANNELS)
-    np.testing.assert_array_equal(told[0, ..., -1], 1)
-    np.testing.assert_array_equal(told[1], 0)
+    maps = features.condition_maps(points, jnp.array([1.0, 0.0]), (64, 64))
+    assert maps.shape == (2, 64, 64, features.CONDITION_CHANNELS)
+    np.testing.assert_array_equal(maps[0, ..., -1], 1)
+    np.testing.assert_array_equal(maps[1], 0)
 
 
 @pytest.mark.parametrize('side', [64, 256])
 def test_each_region_has_a_map_of_its_own_that_tells_places_between_pixels(side):
     points = landmarks.mean_landmarks((side, side))
-    told = np.asarray(
+    maps = np.asarray(
         features.condition_maps(jnp.asarray(points[None]), jnp.ones(1), (side, side))
     )[0]
-    assert (told[..., :-1].max((0, 1)) > 0.6).all()
-    assert told.min() >= 0 and told.max() <= 1
+    assert (maps[..., :-1].max((0, 1)) > 0.6).all()
+    assert maps.min() >= 0 and maps.max() <= 1
     # Moving a region changes its map alone.
     for channel, region in enumerate(features.CONDITION_REGIONS):
         moved = points.copy()
@@ -190,11 +190,11 @@ def test_each_region_has_a_map_of_its_own_that_tells_places_between_pixels(side)
         other = np.asarray(
             features.condition_maps(jnp.asarray(moved[None]), jnp.ones(1), (side, side))
         )[0]
-        changed = np.abs(other - told).max((0, 1)) > 1e-3
+        changed = np.abs(other - maps).max((0, 1)) > 1e-3
         np.testing.assert_array_equal(np.flatnonzero(changed), [channel])
     # The chin stands alone: the centre of its bump is the point.
     y, x = np.mgrid[:side, :side]
-    near = told[..., 0] * ((x - points[8, 0]) ** 2 + (y - points[8, 1]) ** 2 < (side / 24) ** 2)
+    near = maps[..., 0] * ((x - points[8, 0]) ** 2 + (y - points[8, 1]) ** 2 < (side / 24) ** 2)
     found = (x * near).sum() / near.sum(), (y * near).sum() / near.sum()
     np.testing.assert_allclose(found, points[8], atol=0.15 * side / 64)
 

@@ -115,9 +115,9 @@ def test_structure_and_appearance_vary_apart_and_around_a_kept_sample(restorer, 
 
 def test_progress_is_reported_and_its_error_ends_the_call(restorer, photo, hole):
     pixels, points = photo
-    told = []
-    restorer(pixels, hole, 6, landmarks=points, on_progress=lambda *x: told.append(x))
-    assert told == [(0, 6), (4, 6), (6, 6)]
+    reported = []
+    restorer(pixels, hole, 6, landmarks=points, on_progress=lambda *x: reported.append(x))
+    assert reported == [(0, 6), (4, 6), (6, 6)]
 
     class CancelledError(Exception):
         pass
@@ -345,8 +345,8 @@ def test_a_bad_file_among_good_ones_is_left_out_and_named(weights, folder, capsy
         'a.png': 'done', 'b.png': 'done', 'more/ç.png': 'done', 'bad.png': 'failed',
         'bare.png': 'failed',
     }  # fmt: skip
-    told = capsys.readouterr().err
-    assert 'bad.png: ' in told and 'bare.png: no hole for it' in told
+    reported = capsys.readouterr().err
+    assert 'bad.png: ' in reported and 'bare.png: no hole for it' in reported
     for name in ('a', 'b', 'more/ç'):
         made = {path.name for path in (out / name).iterdir()}
         assert made == {'00.png', '01.png', 'sheet.jpg', 'uncertainty.png', 'sidecar.json'}

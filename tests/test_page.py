@@ -323,7 +323,7 @@ def test_it_fits_a_phone_and_names_every_control(opened, url, photo, scheme):
             || one.labels?.length || one.title)).map(one => one.outerHTML)"""
     )
     assert not nameless
-    # Text is told from its ground: at least 4.5 to 1 (WCAG 2.2, AA).
+    # Text stands out from its ground: at least 4.5 to 1 (WCAG 2.2, AA).
     ground, ink, soft, accent, on_accent = (
         page.evaluate('name => getComputedStyle(document.body).getPropertyValue(name)', f'--{name}')
         for name in ('card', 'ink', 'soft', 'accent', 'on-accent')

@@ -184,8 +184,8 @@ def test_a_file_tells_no_place_and_is_the_same_each_time(normal_run, exported, t
     _, workdir = normal_run
     a, b = (export_run(workdir, tmp_path / f'{n}.safetensors') for n in 'ab')
     assert a == b
-    told = json.dumps(files.read_about(exported))
-    assert str(workdir) not in told and '~' not in told
+    about = json.dumps(files.read_about(exported))
+    assert str(workdir) not in about and '~' not in about
     card = exported.with_suffix('.md').read_text()
     assert hashlib.sha256(exported.read_bytes()).hexdigest() in card and 'drawn faces' in card
 

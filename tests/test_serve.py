@@ -463,8 +463,8 @@ def test_memory_stays_flat_over_many_photos(tmp_path):
         [sys.executable, '-m', 'benchmarks.serve', str(weights), '--photos=250'],
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    told = json.loads(done.stdout)
-    assert told['answers']['done'] == told['answers']['200'] == 250
-    assert set(told['answers']) <= {'202', '200', '429', 'done'}
-    first, *_, last = told['peak_mb_after_each_50']
+    reported = json.loads(done.stdout)
+    assert reported['answers']['done'] == reported['answers']['200'] == 250
+    assert set(reported['answers']) <= {'202', '200', '429', 'done'}
+    first, *_, last = reported['peak_mb_after_each_50']
     assert last - first < 60

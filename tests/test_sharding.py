@@ -75,7 +75,7 @@ def build(config, devices, stage, method=None):
     return mesh, shapes, placement, jax.jit(init, out_shardings=placement), step
 
 
-def play(config, devices, batch, stage='train', method=None, times=3):
+def run_steps(config, devices, batch, stage='train', method=None, times=3):
     mesh, _, placement, init, step = build(config, devices, stage, method)
     state, metrics = init(), {}
     for _ in range(times):
@@ -88,7 +88,7 @@ def play(config, devices, batch, stage='train', method=None, times=3):
 
 @pytest.fixture(scope='module')
 def alone(batch):
-    return play(*LAYOUTS['one device'], batch)
+    return run_steps(*LAYOUTS['one device'], batch)
 
 
 def assert_close(a, b, rtol=1e-4, atol=1e-5):
@@ -98,14 +98,14 @@ def assert_close(a, b, rtol=1e-4, atol=1e-5):
 
 @pytest.mark.parametrize('name', [name for name in LAYOUTS if name != 'one device'])
 def test_every_layout_takes_the_steps_of_one_device(name, batch, alone):
-    assert_close(play(*LAYOUTS[name], batch), alone)
+    assert_close(run_steps(*LAYOUTS[name], batch), alone)
 
 
 @pytest.mark.parametrize('fsdp', [1, 0])
 def test_parts_of_a_batch_make_the_gradient_of_the_whole(fsdp, batch):
     whole, parted = layout(), layout(accumulate=2, **{'mesh.fsdp': fsdp})
     method = without_noise(make_method(whole[0]))
-    one, two = (play(*x, batch, method=method, times=1) for x in (whole, parted))
+    one, two = (run_steps(*x, batch, method=method, times=1) for x in (whole, parted))
     assert_close(one, two)
 
 
@@ -205,8 +205,8 @@ def test_the_real_steps_exchange_gradients_and_no_more(tiny_config, stage, fsdp,
 def test_the_real_step_of_stage_2_is_the_same_in_every_layout(tiny_config, changes, batch):
     config = tiny_config('stage2')
     config.batch_size, config.mesh.fsdp_min_size = BATCH, 2**10
-    plain = play(config, 8, batch, 'stage2', times=1)[1]
+    plain = run_steps(config, 8, batch, 'stage2', times=1)[1]
     config.update_from_flattened_dict(changes)
-    other = play(config, 8, batch, 'stage2', times=1)[1]
+    other = run_steps(config, 8, batch, 'stage2', times=1)[1]
     for name in plain:
         np.testing.assert_allclose(other[name], plain[name], rtol=2e-3, atol=1e-5, err_msg=name)

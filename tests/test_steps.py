@@ -191,10 +191,10 @@ def test_three_steps_compile_once(history, stage2):
 
 
 def test_r1_plays_at_its_interval_and_logs_nan_elsewhere(history):
-    for (_, metrics), plays in zip(history[1:], (True, False, True), strict=True):
-        assert np.isfinite(metrics['loss/r1']) == plays
-        assert all(np.isfinite(metrics[f'r1/{name}']) == plays for name in CRITICS)
-        assert all(np.isfinite(metrics[f'grad_norm/r1/{name}']) == plays for name in CRITICS)
+    for (_, metrics), runs in zip(history[1:], (True, False, True), strict=True):
+        assert np.isfinite(metrics['loss/r1']) == runs
+        assert all(np.isfinite(metrics[f'r1/{name}']) == runs for name in CRITICS)
+        assert all(np.isfinite(metrics[f'grad_norm/r1/{name}']) == runs for name in CRITICS)
         assert metrics['skipped/r1'] == 0
         assert metrics['skipped/all'] == 0
     names = [set(metrics) for _, metrics in history[1:]]
@@ -294,7 +294,7 @@ def toss(key):
 
 
 def test_every_repeat_of_a_phase_that_is_not_finite_is_counted(tiny_config):
-    """A phase played four times on a batch, whose loss is NaN wherever its key tosses heads."""
+    """A phase run four times on a batch, whose loss is NaN wherever its key tosses heads."""
     config = tiny_config('stage1')
     config.steps = {'only': 100}
 
@@ -439,9 +439,9 @@ def test_a_sample_is_the_same_in_any_company(draw, drawn, batch):
 
 def test_samples_differ_by_sample_and_by_image(drawn, draw, batch):
     assert distance(drawn['image'][:, 0], drawn['image'][:, 1]) > 1e-4
-    twins = draw(rows(batch, 3, 3) | {'index': np.int32([3, 4])})
-    np.testing.assert_allclose(twins['image'][0], drawn['image'][3], atol=2e-5)
-    assert distance(twins['image'][0], twins['image'][1]) > 1e-4
+    others = draw(rows(batch, 3, 3) | {'index': np.int32([3, 4])})
+    np.testing.assert_allclose(others['image'][0], drawn['image'][3], atol=2e-5)
+    assert distance(others['image'][0], others['image'][1]) > 1e-4
 
 
 def test_a_sampler_draws_in_chunks_what_one_draw_gives(stage2, history, drawn, batch, monkeypatch):
@@ -516,8 +516,8 @@ def test_the_seed_preset_plays_its_critics_five_times(tiny_config, batch):
     before, after, metrics = check_one_step(config, batch)
     assert {f'critic/{name}_penalty' for name in CRITICS} <= set(metrics)
     moves = {name: net.opt_state[1][0].count for name, net in after.nets.items()}
-    played = [name for name in GENERATIVE if name != 'prior']  # its prior is N(0,I), no network
-    assert moves == dict.fromkeys(played, 1) | dict.fromkeys(CRITICS, 5)
+    trained = [name for name in GENERATIVE if name != 'prior']  # its prior is N(0,I), no network
+    assert moves == dict.fromkeys(trained, 1) | dict.fromkeys(CRITICS, 5)
     assert all(net.ema == {} for net in before.nets.values())
 
 

@@ -27,8 +27,8 @@ def write(path):
     )
     shapes['nets/predictor/params/_Heads_0/log_scale/bias'][:] = -7.0
     tensors |= {f'predictor/{name}': x for name, x in shapes.items()}
-    told = {'config': settings_of(drawing), 'predictor': {'config': settings_of(reading)}}
-    path.write_bytes(files.encode({k: x.astype(np.float32) for k, x in tensors.items()}, told))
+    about = {'config': settings_of(drawing), 'predictor': {'config': settings_of(reading)}}
+    path.write_bytes(files.encode({k: x.astype(np.float32) for k, x in tensors.items()}, about))
     return path
 
 

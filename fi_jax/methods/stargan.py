@@ -1,6 +1,6 @@
 """StarGAN (Choi et al., 2018) on holes: attributes of the face in place of a code.
 
-The generator is told the hole and the face's attributes, the critic judges completions and reads
+The generator gets the hole and the face's attributes, the critic scores completions and reads
 the attributes off them. A sample is a draw of attributes. It knows no landmarks.
 
 Where attributes are not known (`data.labels` names them, `data.attributes` knows them) the critic's

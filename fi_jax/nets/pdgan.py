@@ -54,7 +54,7 @@ def hard_map(visible: jax.Array, rings: int, size: int = 3) -> jax.Array:
 
 
 class SPDNorm(nn.Module):
-    """Each pixel's channels normalised, then scaled and shifted by the prior image, as far as told.
+    """Each pixel's channels normalised, then scaled and shifted by the prior image, by a share.
 
     x (B,h,w,C), prior (B,h,w,3), share (B,h,w,1 or C) in [0,1]: 0 leaves x to itself.
     """

@@ -27,7 +27,7 @@ class Inpainter(nn.Module):
         self, masked: jax.Array, hole: jax.Array, z: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         w, z = self.width, (z * hole).astype(self.dtype)
-        told = [z, jnp.ones_like(z), hole.astype(self.dtype)]
+        condition = [z, jnp.ones_like(z), hole.astype(self.dtype)]
         z_of = {z.shape[1] // stride: z[:, ::stride, ::stride] for stride in (1, 2, 4)}
 
         def conv(x: jax.Array, width: int, size: int = 3, rate: int = 1) -> jax.Array:
@@ -58,11 +58,11 @@ class Inpainter(nn.Module):
                 x = nn.elu(conv(nn.elu(UpConv(one, self.dtype)(x)), two))
             return jnp.clip(conv(x, 3).astype(jnp.float32), -1.0, 1.0)
 
-        x = jnp.concatenate([masked.astype(self.dtype), *told], axis=-1)
+        x = jnp.concatenate([masked.astype(self.dtype), *condition], axis=-1)
         coarse = up(dilated(down(x, (w, 2 * w, 2 * w, 4 * w, 4 * w, 4 * w))))
 
         pasted = jnp.where(hole > 0, coarse, masked).astype(self.dtype)
-        x = jnp.concatenate([pasted, *told], axis=-1)
+        x = jnp.concatenate([pasted, *condition], axis=-1)
         imagined = dilated(down(x, (w, w, 2 * w, 2 * w, 4 * w, 4 * w)))
         seen = down(x, (w, w, 2 * w, 4 * w, 4 * w, 4 * w))
         seen = contextual_attention(seen, nn.max_pool(hole, (4, 4), (4, 4)))

@@ -1,4 +1,4 @@
-"""The networks of StarGAN (Choi et al., 2018), told a hole, and the labels that were seen."""
+"""The networks of StarGAN (Choi et al., 2018), given a hole, and the labels that were seen."""
 
 from __future__ import annotations
 

@@ -299,3 +299,14 @@ def test_distances_to_the_truth_and_between_samples_never_share_a_title():
     assert 'LPIPS' in gt.title and not metric_names.shown('stlpips_alex_gt/mean').title.startswith(
         'LPIPS'
     )
+
+
+def test_an_evaluation_of_an_earlier_version_is_read_under_todays_names(tmp_path):
+    older = with_faces(reference='reader')
+    detector = older.protocol.pop('landmark_detector')
+    older.protocol['reader'] = detector | {'interested': True}
+    res.save(older, tmp_path / 'x.npz')
+    found = res.load(tmp_path / 'x.npz')
+    assert found.protocol['landmark_detector'] == detector | {'leads_completions': True}
+    assert found.protocol['landmarks'] == 'landmark_detector' and 'reader' not in found.protocol
+    assert 'it is not impartial' in page_of(found)

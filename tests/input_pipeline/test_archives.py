@@ -45,8 +45,8 @@ def test_pictures_that_are_left_out_by_their_type_are_counted_and_named(tmp_path
     with caplog.at_level('WARNING', 'absl'):
         source = make('both', images | others)
     assert source.names == ('a.tif', 'b.GIF')
-    told = '3 of 5 pictures are left out by their type (2 .heic, 1 .avif); convert them'
-    assert [told in r.getMessage() for r in caplog.records] == [True]
+    message = '3 of 5 pictures are left out by their type (2 .heic, 1 .avif); convert them'
+    assert [message in r.getMessage() for r in caplog.records] == [True]
     with pytest.raises(ValueError, match=r'no images found.*there are 2 \.heic, 1 \.avif'):
         make('none', others)
 

@@ -143,10 +143,10 @@ def test_batches_of_an_evaluation_have_the_shapes_that_the_state_is_made_for(fac
 def test_processes_change_nothing_and_resume_anywhere(faces, config, workers):
     """Begun by threads, gone on with by processes, whose number no state knows."""
     batches, states = take(faces, config, 6)
-    read, told = take(faces, config, 6 - workers, state=states[workers - 1], workers=workers)
+    read, positions = take(faces, config, 6 - workers, state=states[workers - 1], workers=workers)
     for a, b in zip(read, batches[workers:], strict=True):
         same(a, b)
-    assert told == states[workers:]
+    assert positions == states[workers:]
 
 
 def test_a_host_s_processes_read_the_host_s_part(faces, config):

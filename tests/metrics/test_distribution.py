@@ -134,7 +134,7 @@ def draw(rng, count, dimension, likeness, gap):
     return z * scale, (other * (1 + gap) + gap) * scale
 
 
-def judge(estimates):
+def summarise(estimates):
     """Mean, and over draws the share of intervals that hold it, and their width over the right."""
     value, low, high, stderr = np.array([[(e.mean, e.low, e.high, e.stderr) for e in row]
                                          for row in estimates]).transpose(2, 0, 1)  # fmt: skip
@@ -150,7 +150,7 @@ def test_intervals_of_a_frechet_distance_hold_it(likeness, gap):
     for _ in range(200):
         x, y = draw(rng, 400, 6, likeness, gap)
         found.append([distribution.frechet_estimate(gaussian(x), gaussian(y), x, y)])
-    mean, held, width = judge(found)
+    mean, held, width = summarise(found)
     assert 0.91 <= held[0] <= 0.99 and 0.85 < width[0] < 1.25
     # Of these Gaussians: gap^2 scale^2 by the means, and as much by the covariances.
     known = 2 * gap**2 * np.sum(1 / (1 + np.arange(6)))
@@ -164,7 +164,7 @@ def test_an_interval_of_two_equal_sets_is_wide_rather_than_narrow():
     for _ in range(60):
         x, y = draw(rng, 64, 24, 0.9, 0.0)
         found.append([distribution.frechet_estimate(gaussian(x), gaussian(y), x, y)])
-    _, held, width = judge(found)
+    _, held, width = summarise(found)
     assert held[0] > 0.93 and 1 < width[0] < 2
 
 
@@ -190,7 +190,7 @@ def test_intervals_of_a_kernel_distance_hold_it():
     for _ in range(80):
         x, y = draw(rng, 150, 6, 0.5, 0.3)
         found.append([distribution.kid_estimate(x, y, subset_size=100, subsets=20)])
-    _, held, width = judge(found)
+    _, held, width = summarise(found)
     assert 0.88 <= held[0] <= 1 and 0.8 < width[0] < 1.3
     x, y = draw(rng, 60, 6, 0.5, 0.3)
     one = distribution.kid_estimate(x, y, subset_size=60, subsets=2)  # all of it: no chance left
@@ -208,9 +208,9 @@ def test_intervals_of_neighbours_and_of_the_svm_hold_them():
         x, y = draw(rng, 150, 6, 0.5, 0.3)
         neighbours.append(distribution.neighbour_estimates(x, y, halves=20))
         svm.append(distribution.pids_uids_estimates(x, y))
-    _, held, width = judge(neighbours)
+    _, held, width = summarise(neighbours)
     assert (held >= 0.9).all() and (width > 0.85).all() and (width < 1.7).all()
-    _, held, width = judge(svm)
+    _, held, width = summarise(svm)
     assert (held >= 0.85).all() and (width > 0.7).all() and (width < 1.5).all()
     x, y = draw(rng, 150, 6, 0.5, 0.3)
     ours = [e.mean for e in distribution.neighbour_estimates(x, y)]

@@ -423,8 +423,8 @@ def test_the_condition_reaches_the_embedding_and_the_image_inside_the_hole():
         image = generator.apply({'params': params[1]}, masked, hole, condition, noise, z)
         return {'l_mean': e.l_mean, 'f_mean': e.f_mean, 'image': image}
 
-    told = condition.at[:, 5, 9].set(1.0)
-    for name, moved in jax.tree.map(jnp.subtract, outputs(told), outputs(condition)).items():
+    changed = condition.at[:, 5, 9].set(1.0)
+    for name, moved in jax.tree.map(jnp.subtract, outputs(changed), outputs(condition)).items():
         assert np.abs(moved).max() > 1e-3, name
 
 

@@ -74,12 +74,12 @@ def kill_and_resume(unbroken, workdir, kills, seed):
         time.sleep(rng.random() * 0.2)
         process.send(signal.SIGKILL)
         assert process.finish()[0] == -signal.SIGKILL, 'it ended before the kill'
-        played = losses(workdir, whole=False)[-1][0]
+        seen_steps = losses(workdir, whole=False)[-1][0]
         names = [p.name for p in (workdir / 'checkpoints').iterdir()]
         saved = max((int(name) for name in names if name.isdigit()), default=0)
-        # An interval, and the steps played while the newest checkpoint was being written: the next
+        # An interval, and the steps done while the newest checkpoint was being written: the next
         # one waits for it.
-        assert played - saved <= 2 * EVERY
+        assert seen_steps - saved <= 2 * EVERY
     code, out = Program(workdir, *flags).finish()
     assert code == Exit.DONE and 'resumed' in out, out
     assert_same_state(state_of(unbroken), state_of(workdir))

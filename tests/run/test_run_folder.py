@@ -24,12 +24,12 @@ def lines_of(path):
 
 @pytest.fixture
 def tracker(monkeypatch):
-    """A module like wandb, that keeps what it is told."""
+    """A module like wandb, that keeps what it is given."""
     module = types.ModuleType('a_tracker')
-    module.told = []
-    module.init = lambda **kwargs: module.told.append(('init', kwargs))
-    module.log = lambda values, step: module.told.append((step, values))
-    module.finish = lambda: module.told.append(('finish', None))
+    module.calls = []
+    module.init = lambda **kwargs: module.calls.append(('init', kwargs))
+    module.log = lambda values, step: module.calls.append((step, values))
+    module.finish = lambda: module.calls.append(('finish', None))
     monkeypatch.setitem(sys.modules, 'a_tracker', module)
     return module
 
@@ -58,7 +58,7 @@ def test_a_run_accounts_for_its_time_and_its_memory(config, tracker, tmp_path):
     assert 0 < last['time/step_p50_s'] <= last['time/step_p95_s'] <= last['time/step_max_s']
     assert 0 <= last['time/data_wait_share'] < 1 and last['memory/host_peak_gb'] > 0.01
 
-    (first, about), *points, end = tracker.told
+    (first, about), *points, end = tracker.calls
     assert first == 'init' and about['config']['res'] == 32 and end[0] == 'finish'
     steps = [step for step, values in points if 'loss/reconstruct' in values]
     assert steps == [4, 8, 12]
