@@ -95,26 +95,19 @@ def gflops(config: Any, method: Method, state: TrainState) -> tuple[float, float
 
 def main(names: Sequence[str]) -> None:
     """Print a row for each system."""
-    rows = []
+    rows, networks = [], []
     for name in names or SYSTEMS:
         config = config_of(name)
         method, state = shapes_of(config)
         counts = parameters(state)
-        sampling = method.sampling or tuple(counts)
         drawn, step = gflops(config, method, state)
-        rows.append(
-            (
-                name,
-                str(config.res),
-                f'{sum(counts[n] for n in sampling) / 1e6:.2f}',
-                f'{sum(counts.values()) / 1e6:.2f}',
-                f'{drawn:.2f}',
-                f'{step:.1f}',
-                ', '.join(f'{n} {count / 1e6:.2f}' for n, count in counts.items()),
-            )
-        )
-    heads = ('system', 'px', 'M drawing', 'M in all', 'GFLOP a sample', 'GFLOP a photo', 'networks')
-    print(table(heads, rows))
+        drawing = sum(counts[net] for net in method.sampling or counts) / 1e6
+        numbers = (drawing, sum(counts.values()) / 1e6, drawn, step)
+        rows.append((name, str(config.res), *(f'{x:.2f}' for x in numbers)))
+        parts = ', '.join(f'{net} {count / 1e6:.2f} M' for net, count in counts.items())
+        networks.append(f'{name}: {parts}')
+    heads = ('system', 'px', 'M that draw', 'M in all', 'GFLOP a sample', 'GFLOP a photo')
+    print(table(heads, rows), *networks, sep='\n')
 
 
 if __name__ == '__main__':
