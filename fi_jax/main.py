@@ -7,7 +7,7 @@ The same evaluation scores folders of images, and puts runs side by side: see fi
 Any field of a config can be set: --config.batch_size=32 --config.data.path=FACES.zip. Arguments go
 after a colon: --config=configs/stage2.py:res=128,ablate=chain. The same --workdir resumes.
 eval, sample and predict open a run, or a file of fi-jax export, by its own config; --config may be
-left out there, and flags change what is asked, not what was trained (docs/weights.md).
+left out there, and flags change data and samples, not what was trained (docs/weights.md).
 Exit codes: 0 done, 1 bad input, 2 partly done, 3 diverged, 69 a host was lost, 75 preempted and
 saved. On 69 and 75, give the same command again (docs/operations.md).
 """

@@ -33,7 +33,7 @@ from fi_jax.state import NetState, TrainState, init_state
 class Weights:
     """Trained networks and how they are used.
 
-    config is the run's own, with what was asked in place of what was; method is made of it, and
+    config is the run's own, but for what this call set; method is made of it, and
     it is not joined to a predictor yet (`methods/predicted_landmarks.py`). nets hold float32 arrays
     on the host, for `fi_jax.state.bind_ema`, `fi_jax.steps.draw_samples` and the like. predictor:
     the landmark predictor inside the same file. about: name, kind (run or file), step, sha256 of a
