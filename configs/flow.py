@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from fi_jax.config import make
 
 SETTINGS = {
+    'guidance': 1.5,
     'batch_size': 32,
     'optim.name': 'adamw',
     'optim.lr': 6e-4,

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -282,8 +283,8 @@ class Restorer:
         if on_progress:
             on_progress(len(order) * num_samples, len(order) * num_samples)
         notes = _notes(missing, parts)
-        if face is None and landmarks is None and faces[0].score < finding.SURE:
-            notes.append('the face was guessed from around the hole; give its box if it is another')
+        if face is None and landmarks is None and faces[0].score < finding.CLEAR:
+            notes.append('where the face lies is not sure; give its box if it is another')
         return Result(photo, missing, seed, tuple(parts), (*photo.notes, *notes))
 
     # -------------------------------------------------------------------------------- answers
@@ -343,7 +344,7 @@ class Restorer:
         nets = self._predictor.nets
         numbers = np.arange(num_samples, dtype=np.int32)
         numbers = numbers if keep is None else np.append(numbers, np.int32(keep))
-        drawn, likely = [], None
+        drawn, likely = [], np.zeros(0)
         for first in range(0, len(numbers), PREDICTED):
             rows = numbers[first : first + PREDICTED]
             batch = self._batch(
@@ -353,7 +354,8 @@ class Restorer:
             out = self._points(nets, batch, *stream, _filled(rows, PREDICTED))
             drawn.append(np.asarray(out['samples'])[: len(rows), 0])
             likely = np.asarray(out['points'])[0]
-        shapes = np.concatenate(drawn)
+        # A point that the photo shows stays where it is seen; draws are of what is hidden.
+        shapes = likely + _hidden(likely, covered) * (np.concatenate(drawn) - likely)
         centre = likely if keep is None else shapes[num_samples]
         return centre + np.float32(structure) * (shapes[:num_samples] - centre)
 
@@ -480,6 +482,13 @@ def _checked(face: Face, photo: Photo) -> Face:
 
 def _rounded(box: Sequence[float]) -> tuple[int, ...]:
     return tuple(round(x) for x in box)
+
+
+def _hidden(points: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """How far each point (68,2) lies in a hole (H,W): 0 to 1, softly at its border; (68,1)."""
+    soft = cv2.GaussianBlur(hole.astype(np.float32), (0, 0), max(hole.shape) / 32)
+    x, y = np.round(points).astype(int).T
+    return soft[y.clip(0, soft.shape[0] - 1), x.clip(0, soft.shape[1] - 1), None]
 
 
 def _keys(seed: jax.Array, face: jax.Array, stream: str, numbers: jax.Array) -> jax.Array:

@@ -70,6 +70,7 @@ SIZES: dict[str, Changes] = {
 STAGES: dict[str, Changes] = {
     'flow': {'steps.flow': 6_000},
     'distill': {
+        'guidance': 1.0,  # it is in what the teacher shows
         'steps.distill': 2_000,
         'optim.lr': 1e-4,
         'optim.b1': 0.0,
@@ -118,6 +119,7 @@ def defaults(res: int) -> dict[str, Any]:
         steps=8,  # network evaluations are this, or with 'heun' 2 * steps - 1
         solver='heun',  # 'euler'
         time_power=2.0,  # step k of N ends at (k/N)**power: structure is decided early
+        temperature=1.0,  # deviation of the noise that begins; below 1 safer, and less diverse
         guidance_interval=(0.0, 1.0),  # times between which config.guidance holds
         style='none',  # 'prior': drawn from what the visible pixels tell
     )
@@ -369,7 +371,7 @@ class Flow:
         """
         options, image, hole = self.config.sample, batch['image'], batch['hole']
         rows, conditioned = len(image), self.config.landmark_source != 'none'
-        noise = rng.normal(rng.named(keys, 'noise'), image.shape[1:])
+        noise = options.temperature * rng.normal(rng.named(keys, 'noise'), image.shape[1:])
         condition = self.condition(batch)
         style = self.no_style(rows)
         if self.config.flow.style_dim and options.style != 'none':

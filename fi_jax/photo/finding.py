@@ -258,9 +258,12 @@ def _hidden(hole: np.ndarray, look: Callable[..., list[Face]]) -> list[Face]:
     ]
 
     def rank(face: Face) -> float:
-        """Its score, less where the hole lies far from its middle."""
+        """Its score, less where the hole lies far from its middle or hides most of it."""
         u, v, side = face.square
-        return face.score - 0.4 * float(np.hypot(u - x, v - y)) / side
+        column, row = np.round(face.landmarks).astype(int).T
+        inside = (row >= 0) & (row < hole.shape[0]) & (column >= 0) & (column < hole.shape[1])
+        hidden = hole[row[inside], column[inside]].sum() / len(row)
+        return face.score - 0.4 * float(np.hypot(u - x, v - y)) / side - 0.15 * float(hidden)
 
     promising = sorted(look(starts, rounds=1), key=rank, reverse=True)[:8]
     faces = [f for f in look([f.landmarks for f in promising]) if f.score > GUESSED]
