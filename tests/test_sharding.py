@@ -122,7 +122,7 @@ def test_what_does_not_divide_is_refused():
     with pytest.raises(ValueError, match=r'config.mesh.fsdp=3 does not divide the 8 devices'):
         sharding.make_mesh(3)
     config, devices = layout(accumulate=3)
-    with pytest.raises(ValueError, match=r'config.accumulate=3 parts'):
+    with pytest.raises(ValueError, match=r'config.accumulate=3 microbatches'):
         build(config, devices, 'train')
 
 
@@ -148,7 +148,7 @@ def test_the_table_adds_up_to_the_bytes_on_a_device():
     leaves = jax.tree.leaves(init().nets)
     here = sum(x.addressable_shards[0].data.nbytes for x in leaves)
     assert row.bytes_device == here and row.bytes_whole == sum(x.nbytes for x in leaves)
-    assert 0 < row.cut < row.arrays and here < row.bytes_whole / 4
+    assert 0 < row.sharded < row.arrays and here < row.bytes_whole / 4
     assert f'{here / 1e6:.2f}' in sharding.as_text([row], mesh)
 
 

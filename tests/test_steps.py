@@ -502,6 +502,7 @@ def check_one_step(config, batch):
     return before, after, metrics
 
 
+@pytest.mark.slow
 def test_hinge_with_spectral_norm_updates_its_running_estimates(tiny_config, batch):
     before, after, _ = check_one_step(tiny_config('stage2', 'hinge_sn'), batch)
     for name in CRITICS:

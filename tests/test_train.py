@@ -51,6 +51,7 @@ def quick_run(tmp_path_factory):
     return config, workdir
 
 
+@pytest.mark.slow  # tests/run/test_faults.py has it of a cheaper method
 def test_killed_and_resumed_run_equals_an_unbroken_one(tmp_path):
     config = stage1.get_config('tiny')
     flags = [

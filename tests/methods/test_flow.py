@@ -200,6 +200,7 @@ def test_a_step_moves_what_its_stage_moves_and_no_teacher(batch, stage):
     method, optimizers, state = fresh(FrozenConfigDict(config))
     raw = {k: v for k, v in batch.items() if k not in ('masked', 'face_part')}
     raw['image'] = features.to_uint8(batch['image'])
+    raw |= {name: raw[name].astype(np.uint8) for name in ('hole', 'face_mask', 'landmark_map')}
     after, metrics = jax.jit(make_train_step(method, stage, optimizers, config))(state, raw)
     assert np.isfinite(float(metrics[f'loss/{stage}']))
 

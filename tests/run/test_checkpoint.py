@@ -118,7 +118,7 @@ def test_without_a_whole_step_nothing_is_restored(run):
         files_of(run / 'checkpoints' / step / 'state')[0].unlink()
     with (
         Checkpointer(run) as checkpointer,
-        pytest.raises(ValueError, match='no checkpoint is'),
+        pytest.raises(ValueError, match='all checkpoints are damaged'),
     ):
         checkpointer.restore(make_state(0))
 
