@@ -2,7 +2,7 @@
 
     python -m benchmarks.table --out=runs/table --images=300_000 --config.data.source=zip ...
     python -m benchmarks.table --out=runs/table_time --minutes=30 --config.data.source=zip ...
-    python -m benchmarks.table --out=/tmp/table --tiny
+    python -m benchmarks.table --out=runs/tiny_table --tiny
 
 One process after another trains each system of benchmarks/table.toml, for equal images or, with
 --minutes, for equal time on this machine, then evaluates it. The same command again goes on where

@@ -1,4 +1,4 @@
-"""PD-GAN (Liu et al., 2021), a row of the source's table: diverse, and led by no landmarks.
+"""PD-GAN (Liu et al., 2021), a row of the source's table: diverse, and without landmarks.
 
 python -m fi_jax.main --config=configs/pdgan.py:res=64,trunk=efficientnet_lite0 \
     --config.data.source=zip --config.data.path=FACES.zip --workdir=runs/pdgan

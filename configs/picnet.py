@@ -1,4 +1,4 @@
-"""PICNet (Zheng et al., 2019), a row of the source's table: diverse, and led by no landmarks.
+"""PICNet (Zheng et al., 2019), a row of the source's table: diverse, and without landmarks.
 
 python -m fi_jax.main --config=configs/picnet.py:res=64 --config.data.source=zip \
     --config.data.path=FACES.zip --workdir=runs/picnet

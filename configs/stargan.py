@@ -1,4 +1,4 @@
-"""StarGAN (Choi et al., 2018) on holes: samples are draws of attributes, led by no landmarks.
+"""StarGAN (Choi et al., 2018) on holes: samples are draws of attributes, without landmarks.
 
 python -m fi_jax.main --config=configs/stargan.py:res=64 --config.data.source=zip \
     --config.data.path=FACES.zip --config.data.attributes=ATTRIBUTES.csv --workdir=runs/stargan

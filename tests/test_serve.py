@@ -317,7 +317,7 @@ def test_s3_no_name_or_path_leads_out(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / 'here')
     with serving(PlainRestorer()) as url:
         body, headers = form(photo=PHOTO, hole=MASK)
-        for name in ('../evil.png', '/tmp/evil.png', '..\\evil.png', 'C:\\evil.png', '\0', '%00'):
+        for name in ('../evil.png', '/evil.png', '..\\evil.png', 'C:\\evil.png', '\0', '%00'):
             changed = body.replace(b'photo.bin', name.encode())
             assert ask(f'{url}/api/completions', 'POST', changed, headers)[0] in (202, 400)
         for path in ('../secret', '/etc/passwd', 'file:///etc/passwd', '/dev/zero'):
