@@ -113,6 +113,19 @@ def test_structure_and_appearance_vary_apart_and_around_a_kept_sample(restorer, 
     )
 
 
+def test_points_that_the_photo_shows_are_alike_in_all_samples(restorer, photo):
+    pixels, points = photo
+    hole = np.zeros(pixels.shape[:2], np.uint8)
+    hole[95:110, 93:107] = 255  # the mouth
+    result = restorer(pixels, hole, 6, face=inpaint.Face.of(points))
+    away = cv2.distanceTransform((hole == 0).astype(np.uint8), cv2.DIST_L2, 5)
+    x, y = np.round(result.landmarks.mean(0)).astype(int).T
+    shown = away[y.clip(0, len(away) - 1), x.clip(0, away.shape[1] - 1)] > 5.5 * result.crop.factor
+    spread = np.ptp(result.landmarks, axis=0).max(-1)
+    assert shown.any() and not shown.all()
+    assert spread[shown].max() < 1e-3 < spread.max()
+
+
 def test_progress_is_reported_and_its_error_ends_the_call(restorer, photo, hole):
     pixels, points = photo
     reported = []

@@ -1,4 +1,4 @@
-"""DE-GAN (Zhang et al., 2020): where the face lies is encoded first, the completion follows the codes.
+"""DE-GAN (Zhang et al., 2020): where the face lies is encoded first; the completion follows it.
 
 Two encoders see the photo with its hole. The code of the landmarks must decode to their map, both
 codes together to the face's mask and part; a U-Net completes the image from them. In place of a KL
