@@ -24,10 +24,13 @@ from typing import Any
 import cv2
 import numpy as np
 
-from fi_jax import inpaint
 from fi_jax.input_pipeline import holes, landmark_shards
 from fi_jax.input_pipeline.archives import Folder, Zip
 from fi_jax.input_pipeline.records import decode
+from fi_jax.photo import blending
+from fi_jax.photo.finding import NoFaceFound
+from fi_jax.photo.restorer import load
+from fi_jax.photo.result import Result
 
 KINDS = ('centre', 'mouth', 'eyes', 'lower_half', 'half_face', 'strokes')
 
@@ -54,7 +57,7 @@ def hole_on(points: np.ndarray, size: tuple[int, int], kind: str, name: str) -> 
 
 
 def measure(
-    complete: Callable[..., inpaint.Result],
+    complete: Callable[..., Result],
     pixels: np.ndarray,
     points: np.ndarray,
     kind: str,
@@ -70,7 +73,7 @@ def measure(
     try:
         result = complete(damaged, missing)
         outs = [result.pixels(k) for k in range(len(result))]
-    except inpaint.NoFaceFound as error:
+    except NoFaceFound as error:
         return row | {'why': str(error), 'seconds': time.perf_counter() - start}
     eyes = float(np.linalg.norm(points[45] - points[36]))
     nme = float(np.linalg.norm(result.face.landmarks - points, axis=-1).mean()) / eyes
@@ -87,12 +90,10 @@ def measure(
     }
 
 
-def _unblended(result: inpaint.Result) -> np.ndarray:
+def _unblended(result: Result) -> np.ndarray:
     """Completion 0 laid in as it is, without the field that makes it meet the photo."""
     part = result.parts[0]
-    laid = inpaint.blending.lay(
-        part.completed[0].astype(np.float32), result.photo.size, part.crop.to_photo
-    )
+    laid = blending.lay(part.completed[0].astype(np.float32), result.photo.size, part.crop.to_photo)
     out = result.photo.pixels.copy()
     out[result.hole] = np.clip(laid, 0, 255).astype(np.uint8)[result.hole]
     return out
@@ -116,7 +117,7 @@ def main() -> None:
     known = [i for i, n in enumerate(source.names) if n in table and table[n].found]
     known = known[:: max(1, len(known) // options.limit)][: options.limit]
     complete = functools.partial(
-        inpaint.load(options.weights, options.predictor),
+        load(options.weights, options.predictor),
         num_samples=options.num_samples,
         steps=options.steps,
     )

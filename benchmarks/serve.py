@@ -26,7 +26,7 @@ import numpy as np
 import requests
 from skimage import data
 
-from fi_jax.inpaint import load
+from fi_jax.photo.restorer import load
 from fi_jax.serve.app import Limits, create_app, hosts_of, server_of
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 def __getattr__(name: str) -> Any:
     if name == 'load':
-        from fi_jax.inpaint import load  # here, so that `import fi_jax` starts nothing
+        from fi_jax.photo.restorer import load  # here, so that `import fi_jax` starts nothing
 
         return load
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -109,7 +109,7 @@ def _train(
             batches.set_state(position)
             logging.info('resumed %s at step %d', workdir, int(state.step))
         elif config.warm_start:
-            state = warm_start(state, config.warm_start, method.begins)
+            state = warm_start(state, config.warm_start, method)
         elif method.stages and plan[0][0] != next(iter(method.stages)):
             logging.warning(
                 'config.warm_start is empty: %s begins from fresh weights, without the stage '

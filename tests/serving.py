@@ -10,10 +10,11 @@ import uuid
 
 import numpy as np
 
-from fi_jax.inpaint import Crop, Face, Part, Result
 from fi_jax.input_pipeline import alignment
 from fi_jax.landmarks import MEAN_SHAPE
+from fi_jax.photo.finding import Face
 from fi_jax.photo.reading import Photo, read_hole, read_photo
+from fi_jax.photo.result import Crop, Part, Result
 from fi_jax.serve.app import create_app, hosts_of, server_of
 
 

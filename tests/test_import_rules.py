@@ -148,7 +148,7 @@ def test_tfds_stays_in_the_input_pipeline():
     assert set(users) <= set(of('input_pipeline/'))
 
 
-COMMANDS = ('main', 'cli', 'train', 'evaluate', 'predict', 'sample', 'inpaint', 'serve', 'photo')
+COMMANDS = ('main', 'cli', 'train', 'evaluate', 'predict', 'sample', 'serve', 'photo')
 BELOW = {  # these import none of those
     ('augmentation/', 'methods/', 'optim.py', 'sharding.py', 'losses.py', 'features.py'): (
         *COMMANDS, 'evaluation', 'run', 'pretrained', 'steps', 'state', 'config',

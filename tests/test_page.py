@@ -12,7 +12,7 @@ from PIL import Image
 from skimage import data
 
 import fi_jax
-from fi_jax import inpaint
+from fi_jax.photo.finding import Face
 from tests import tiny_weights
 from tests.serving import PlainRestorer, ask, serving
 
@@ -278,7 +278,7 @@ def test_one_of_several_faces_is_chosen_or_marked_by_hand(opened, photo):
         def find(self, photo, hole=None):
             (one,) = super().find(photo, hole)
             small = one.landmarks * 0.25
-            return [one, inpaint.Face.of(small)]
+            return [one, Face.of(small)]
 
         def predict(self, images, holes):
             from fi_jax.landmarks import MEAN_SHAPE

@@ -74,6 +74,8 @@ class Method:
     before `sample`; where draws_structure, other keys give others.
     watch(nets, batch, key), if given, gives scalars and vectors to follow in training.
     begins: net -> the net of another run whose weights it takes in a warm start; itself, if absent.
+    resize: net -> a function of (weights, this config's weights) that brings weights of another
+    resolution to this one's shapes in a warm start.
     group: so many neighbours of a batch stay together in microbatches.
     All see prepared batches (`fi_jax.features.prepare`).
     """
@@ -91,6 +93,7 @@ class Method:
     sampling: tuple[str, ...] = ()
     constants: Mapping[str, Any] = field(default_factory=dict)
     begins: Mapping[str, str] = field(default_factory=dict)
+    resize: Mapping[str, Callable[[Any, Any], Any]] = field(default_factory=dict)
     group: int = 1
 
 

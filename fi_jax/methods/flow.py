@@ -28,7 +28,7 @@ from fi_jax.methods import Changes, Method, Nets, Phase, Settings, monitors
 from fi_jax.methods.critics import CRITICS, composite, local_view, of_images, scores
 from fi_jax.nets.critic import Critic
 from fi_jax.nets.extractor import Extractor
-from fi_jax.nets.flow import FlowUNet
+from fi_jax.nets.flow import FlowUNet, at_finer_patches
 from fi_jax.nets.layers import reparameterise
 from fi_jax.rng import Keys
 
@@ -97,6 +97,9 @@ def defaults(res: int) -> dict[str, Any]:
         embedding=64 if res == 32 else 256,
         predict='image',  # 'velocity'
         least_time_left=0.05,
+        # Deviation of the noise: over a patch that stands for a pixel of before it is the same at
+        # every resolution (Hoogeboom et al., 2023, "simple diffusion").
+        noise=max(1.0, res / 64),
         # t = sigmoid(N(mean, deviation)); 0 is noise, where structure is decided, 1 the image.
         time_mean=-0.8,
         time_deviation=0.8,
@@ -261,7 +264,7 @@ class Flow:
         batch = {**batch, 'condition': self.condition(batch, key_condition)}
         t = f.time_mean + f.time_deviation * jax.random.normal(key_t, (len(image),))
         t = jax.nn.sigmoid(t)
-        noise = jax.random.normal(key_noise, image.shape)
+        noise = f.noise * jax.random.normal(key_noise, image.shape)
         style, kl = self.drawn_style(nets, batch, key_style)
         state = mix(image, noise, hole, t)
         out = nets['flow'](self.view(state, hole, batch['condition']), t, style)
@@ -294,7 +297,7 @@ class Flow:
         hole, rows = batch['hole'], len(batch['image'])
         batch = {**batch, 'condition': self.condition(batch, key_condition)}
         style = jax.lax.stop_gradient(self.drawn_style(nets, batch, key_style)[0])
-        noise = jax.random.normal(key_noise, batch['image'].shape)
+        noise = f.noise * jax.random.normal(key_noise, batch['image'].shape)
         jumps = jax.random.randint(key_k, (rows,), 0, f.distill_jumps)
 
         def jump(net: Any, state: jax.Array, t: jax.Array) -> jax.Array:
@@ -371,7 +374,8 @@ class Flow:
         """
         options, image, hole = self.config.sample, batch['image'], batch['hole']
         rows, conditioned = len(image), self.config.landmark_source != 'none'
-        noise = options.temperature * rng.normal(rng.named(keys, 'noise'), image.shape[1:])
+        noise = rng.normal(rng.named(keys, 'noise'), image.shape[1:])
+        noise *= options.temperature * self.config.flow.noise
         condition = self.condition(batch)
         style = self.no_style(rows)
         if self.config.flow.style_dim and options.style != 'none':
@@ -462,4 +466,5 @@ def make(config: Any) -> Method:
         ema=learners if config.optim.ema_halflife_images > 0 else (),
         sampling=learners,
         begins={'teacher': 'flow'} if 'teacher' in nets else {},
+        resize={name: at_finer_patches for name in nets if name in ('flow', 'teacher')},
     )

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fi_jax.nets.layers import Dtype, FiLM, group_norm
 
@@ -116,3 +118,30 @@ class FlowUNet(nn.Module):
         y = nn.silu(group_norm(y, jnp.float32))
         y = nn.Conv(3 * self.patch**2, (3, 3), kernel_init=_ZEROS)(y)
         return depth_to_space(y, self.patch)
+
+
+def at_finer_patches(params: dict[str, Any], like: dict[str, Any]) -> dict[str, Any]:
+    """Weights of a `FlowUNet` for patches of more pixels (or without a style), as `like` has them.
+
+    What they draw stays the same: the first layer sees the mean of the pixels that stand for one of
+    before, the last gives each of them the same value.
+    """
+    first, last, time = (dict(params[name]) for name in ('Conv_0', 'Conv_1', 'Dense_1'))
+    before = math.isqrt(last['bias'].size // 3)
+    after = math.isqrt(like['Conv_1']['bias'].size // 3)
+    if after % before:
+        return params
+    more = after // before
+
+    def repeat(x: np.ndarray, axis: int) -> np.ndarray:
+        """Patches along an axis of before * before * C entries, each pixel more * more times."""
+        x = np.asarray(x)
+        shape, channels = x.shape, x.shape[axis] // before**2
+        x = x.reshape(*shape[:axis], before, before, channels, *shape[axis + 1 :])
+        x = np.repeat(np.repeat(x, more, axis), more, axis + 1)
+        return x.reshape(*shape[:axis], after**2 * channels, *shape[axis + 1 :])
+
+    first['kernel'] = repeat(first['kernel'], 2) / more**2
+    last = {'kernel': repeat(last['kernel'], 3), 'bias': repeat(last['bias'], 0)}
+    time['kernel'] = np.asarray(time['kernel'])[: like['Dense_1']['kernel'].shape[0]]
+    return {**params, 'Conv_0': first, 'Conv_1': last, 'Dense_1': time}

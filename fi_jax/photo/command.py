@@ -28,11 +28,13 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 from tqdm import tqdm
 
-from fi_jax import inpaint, pictures, sharding
+from fi_jax import pictures, sharding
 from fi_jax.input_pipeline import alignment
 from fi_jax.input_pipeline.archives import Folder
 from fi_jax.photo import blending
-from fi_jax.photo.reading import read_photo
+from fi_jax.photo.reading import read_hole, read_photo
+from fi_jax.photo.restorer import Restorer, load
+from fi_jax.photo.result import Result
 from fi_jax.run.files import atomic_write
 from fi_jax.run.writers import save_json, save_png
 
@@ -58,7 +60,7 @@ def main(arguments: list[str]) -> int:
         jobs = [_demo(options.out)] if options.demo else []
         if options.photo or not options.demo:
             jobs += jobs_of(options.photo, options.hole)
-        restorer = inpaint.load(options.weights, options.predictor)
+        restorer = load(options.weights, options.predictor)
         if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
             sharding.keep_compiled(restorer.config.get('compile_cache', ''))
         box = _box(options.face, jobs)
@@ -86,7 +88,7 @@ def main(arguments: list[str]) -> int:
 
 
 def complete(
-    restorer: inpaint.Restorer,
+    restorer: Restorer,
     job: Job,
     options: argparse.Namespace,
     box: Sequence[float] | None,
@@ -108,7 +110,7 @@ def complete(
             f'{stem}_mask001.png'
         )
     photo = read_photo(job.photo)
-    hole = inpaint.read_hole(job.hole, photo, options.invert)
+    hole = read_hole(job.hole, photo, options.invert)
     result = restorer(
         photo,
         hole,
@@ -142,7 +144,7 @@ def complete(
     return {'photo': str(job.photo), 'status': 'done', 'out': str(out), 'notes': result.notes}
 
 
-def write(result: inpaint.Result, out: Path, about: dict[str, Any]) -> None:
+def write(result: Result, out: Path, about: dict[str, Any]) -> None:
     """The files of a result; the sidecar comes last, so that what has one is whole."""
     tiles = []
     for k in range(len(result)):
@@ -235,7 +237,7 @@ def _demo(out: Path) -> Job:
     return Job(photo, at, 'astronaut', (184.0, 92.0, 268.0, 173.0))
 
 
-def known(restorer: inpaint.Restorer) -> dict[str, Any]:
+def known(restorer: Restorer) -> dict[str, Any]:
     """What names the weights."""
     return {name: restorer.about.get(name) for name in ('name', 'sha256', 'step')}
 
@@ -259,7 +261,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
-def _sheet(result: inpaint.Result, drawn: Sequence[np.ndarray]) -> np.ndarray:
+def _sheet(result: Result, drawn: Sequence[np.ndarray]) -> np.ndarray:
     """The face upright: the hole, its points, the completions drawn, and where they differ."""
     damaged = _tile(result, pictures.with_hole(result.photo.pixels, result.hole[..., None]))
     points = alignment.apply(_to_tile(result), result.landmarks.mean(0))
@@ -272,11 +274,11 @@ def _sheet(result: inpaint.Result, drawn: Sequence[np.ndarray]) -> np.ndarray:
     return pictures.grid(list(columns), [x[None] for x in columns.values()], _TILE)
 
 
-def _to_tile(result: inpaint.Result) -> np.ndarray:
+def _to_tile(result: Result) -> np.ndarray:
     return alignment.to_canonical(result.face.landmarks, _TILE)
 
 
-def _tile(result: inpaint.Result, pixels: np.ndarray) -> np.ndarray:
+def _tile(result: Result, pixels: np.ndarray) -> np.ndarray:
     """The face of a photo, upright, small."""
     return blending.cut(pixels, result.hole, alignment.invert(_to_tile(result)), _TILE)[0]
 

@@ -143,20 +143,19 @@ def _of_file(
     return Weights(config, method, jax.tree.unflatten(treedef, leaves), inside, about)
 
 
-def warm_start(
-    state: TrainState, place: str | Path, begins: Mapping[str, str] | None = None
-) -> TrainState:
+def warm_start(state: TrainState, place: str | Path, method: Method | None = None) -> TrainState:
     """A fresh state with the weights and averages of another run, or of a file.
 
-    A run must have the same nets; a file has those of sampling, and the others begin fresh. begins:
-    of a method whose nets begin from nets of other names; then a run gives what a file of it would.
+    A run must have the same nets; a file has those of sampling, and the others begin fresh. Of a
+    method whose nets begin from others, or from another resolution, a run gives what a file would.
     Raises FileNotFoundError or ValueError, naming config.warm_start, where they do not fit.
     """
     place = find(place, 'config.warm_start')
-    if place.is_dir() and not begins:
+    begins, resize = (method.begins, method.resize) if method else ({}, {})
+    if place.is_dir() and not begins and not resize:
         return checkpoint.warm_start(state, place)
     weights = open_weights(place, field='config.warm_start')
-    sources = {name: (begins or {}).get(name, name) for name in state.nets}
+    sources = {name: begins.get(name, name) for name in state.nets}
     sources = {name: source for name, source in sources.items() if source in weights.nets}
     logging.info('warm start of %s from %s', list(sources), place)
     if fresh := sorted(set(state.nets) - set(sources)):
@@ -164,6 +163,8 @@ def warm_start(
     nets = dict(state.nets)
     for name, source in sources.items():
         old, new = nets[name], weights.nets[source]
+        if name in resize:
+            new = new.replace(params=resize[name](new.params, old.params))
         like = NetState(old.params, old.stats, {}, {})
         if problems := mismatches(_shapes({name: like}), _shapes({name: new})):
             raise ValueError(f'config.warm_start={place} does not fit: {"; ".join(problems)}')

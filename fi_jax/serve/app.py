@@ -41,10 +41,10 @@ from PIL import Image, PngImagePlugin
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
 
 from fi_jax import landmarks
-from fi_jax.inpaint import load
 from fi_jax.photo import finding
 from fi_jax.photo.blending import around
 from fi_jax.photo.reading import read_hole, read_photo
+from fi_jax.photo.restorer import load
 from fi_jax.serve.guard import Guard
 from fi_jax.serve.jobs import Full, Job, Queue, State
 
@@ -89,7 +89,7 @@ class FacesForm(BaseModel):
 
 
 class CompletionsForm(BaseModel):
-    """A photo, its hole (white = missing) and how to fill it; see fi_jax.inpaint.Restorer."""
+    """A photo, its hole (white = missing) and how to fill it; see `fi_jax.load`."""
 
     model_config = ConfigDict(extra='forbid')
     photo: UploadFile

@@ -248,7 +248,7 @@ def test_a_teacher_begins_as_the_average_of_the_flow_it_distils(tmp_path):
         checkpointer.save(1, state.replace(nets={**state.nets, 'flow': averaged}), {}, {}, {})
     config = tiny('distill')
     method, _, first = fresh(FrozenConfigDict(config))
-    begun = warm_start(first, tmp_path, method.begins)
+    begun = warm_start(first, tmp_path, method)
     for name in ('flow', 'teacher'):
         jax.tree.map(np.testing.assert_array_equal, begun.nets[name].params, averaged.ema)
     jax.tree.map(

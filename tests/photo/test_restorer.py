@@ -12,12 +12,13 @@ from skimage import data
 
 import fi_jax
 from benchmarks import own_photos
-from fi_jax import cli, inpaint
+from fi_jax import cli
 from fi_jax.input_pipeline import alignment, landmark_shards
 from fi_jax.input_pipeline.archives import Zip
 from fi_jax.input_pipeline.records import decode
 from fi_jax.landmarks import MEAN_SHAPE
 from fi_jax.photo import blending, finding
+from fi_jax.photo.finding import Face, NoFaceFound
 from fi_jax.pretrained import shipped
 from tests import tiny_weights
 
@@ -72,14 +73,14 @@ def test_outside_the_hole_every_pixel_is_the_photos_own(restorer, photo, hole):
 def test_what_the_hole_hides_does_not_matter(restorer, photo, hole):
     pixels, points = photo
     other = np.where(hole[..., None] > 0, 255 - pixels, pixels)
-    face = inpaint.Face.of(points)
+    face = Face.of(points)
     one, two = (restorer(p, hole, 2, face=face) for p in (pixels, other))
     np.testing.assert_array_equal(one.pixels(1), two.pixels(1))
 
 
 def test_a_sample_is_the_same_alone_or_among_others(restorer, photo, hole):
     pixels, points = photo
-    box = inpaint.Face.of(points).box
+    box = Face.of(points).box
     one, many = (restorer(pixels, hole, n, seed=7, face=box) for n in (2, 6))
     np.testing.assert_array_equal(one.parts[0].completed, many.parts[0].completed[:2])
     np.testing.assert_array_equal(one.landmarks, many.landmarks[:2])
@@ -90,9 +91,9 @@ def test_a_sample_is_the_same_alone_or_among_others(restorer, photo, hole):
 def test_one_compilation_for_all_photos_seeds_and_counts(restorer, photo, hole):
     pixels, points = photo
     for seed, count, size in ((0, 1, 150), (1, 9, 120)):
-        restorer(pixels[:size], hole[:size], count, seed, face=inpaint.Face.of(points))
-        restorer(pixels[:size], hole[:size], count, seed, face=inpaint.Face.of(points).box)
-        restorer(pixels, hole, 1, face=inpaint.Face.of(points), guidance=1.5 + seed)
+        restorer(pixels[:size], hole[:size], count, seed, face=Face.of(points))
+        restorer(pixels[:size], hole[:size], count, seed, face=Face.of(points).box)
+        restorer(pixels, hole, 1, face=Face.of(points), guidance=1.5 + seed)
     for guided in (False, True):
         assert restorer._draw(guided, None)._cache_size() == 1
     assert restorer._points._cache_size() == 1
@@ -100,7 +101,7 @@ def test_one_compilation_for_all_photos_seeds_and_counts(restorer, photo, hole):
 
 def test_structure_and_appearance_vary_apart_and_around_a_kept_sample(restorer, photo, hole):
     pixels, points = photo
-    face = inpaint.Face.of(points)
+    face = Face.of(points)
     free = restorer(pixels, hole, 3, face=face)
     same = restorer(pixels, hole, 3, face=face, structure=0.0, appearance=0.0, keep=2)
     assert (free.landmarks[0] != free.landmarks[2]).any()
@@ -117,7 +118,7 @@ def test_points_that_the_photo_shows_are_alike_in_all_samples(restorer, photo):
     pixels, points = photo
     hole = np.zeros(pixels.shape[:2], np.uint8)
     hole[95:110, 93:107] = 255  # the mouth
-    result = restorer(pixels, hole, 6, face=inpaint.Face.of(points))
+    result = restorer(pixels, hole, 6, face=Face.of(points))
     away = cv2.distanceTransform((hole == 0).astype(np.uint8), cv2.DIST_L2, 5)
     x, y = np.round(result.landmarks.mean(0)).astype(int).T
     shown = away[y.clip(0, len(away) - 1), x.clip(0, away.shape[1] - 1)] > 5.5 * result.crop.factor
@@ -215,9 +216,9 @@ def test_no_face_and_a_hole_elsewhere_are_told_apart(restorer, monkeypatch):
     monkeypatch.setattr(restorer, 'predict', astronaut_alone)
     hole = np.zeros((512, 512), bool)
     hole[420:440, 20:40] = True
-    with pytest.raises(inpaint.NoFaceFound, match='of no face; the nearest'):
+    with pytest.raises(NoFaceFound, match='of no face; the nearest'):
         restorer(data.astronaut(), hole)
-    with pytest.raises(inpaint.NoFaceFound, match='no face found'):
+    with pytest.raises(NoFaceFound, match='no face found'):
         restorer(np.zeros((64, 64, 3), np.uint8), np.eye(64, dtype=bool))
     assert restorer.find(np.zeros((2, 1), np.uint8)) == []
 
