@@ -90,7 +90,9 @@ def _train(
 
     shapes = jax.eval_shape(init)
     placement = sharding.place_state(shapes, mesh, config.mesh.fsdp_min_size)
-    state = jax.jit(init, out_shardings=placement)()
+    # It runs once, for a second: on a CPU, compiling it well takes a minute and a half.
+    options = {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else None
+    state = jax.jit(init, out_shardings=placement, compiler_options=options)()
     log_parameters(state)
     constants = jax.device_put(dict(method.constants), sharding.replicated(mesh))
     if mesh.size > 1:

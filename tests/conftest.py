@@ -3,12 +3,14 @@
 import os
 from pathlib import Path
 
-# Before the first import of jax. Tests compile much and compute little: hence level 0. The patience
-# is for a busy machine, where eight devices that share its cores wait for one another.
+from tests.compilation import QUICK
+
+# Before the first import of jax. The patience is for a busy machine, where eight devices that share
+# its cores wait for one another.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault(
     'XLA_FLAGS',
-    '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0'
+    f'--xla_force_host_platform_device_count=8 {QUICK}'
     ' --xla_cpu_collective_call_warn_stuck_timeout_seconds=120'
     ' --xla_cpu_collective_call_terminate_timeout_seconds=600',
 )

@@ -16,6 +16,7 @@ import time
 import traceback
 from pathlib import Path
 
+from tests.compilation import QUICK
 from tests.conftest import CACHE
 
 CONTEXT = multiprocessing.get_context('forkserver')
@@ -29,7 +30,7 @@ def _child(argv, out, file_limit, before):
         os.dup2(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_APPEND), fd)
     sys.stdout, sys.stderr = (os.fdopen(fd, 'w', buffering=1) for fd in (1, 2))
     # Not the eight devices of conftest.py: as many as --config.mesh.cpu_devices says.
-    os.environ['XLA_FLAGS'] = '--xla_backend_optimization_level=0'
+    os.environ['XLA_FLAGS'] = QUICK
     if file_limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
     code = 0

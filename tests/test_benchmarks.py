@@ -21,6 +21,7 @@ from benchmarks.step_vs_torch import (
 )
 from configs import stage1, stage2
 from fi_jax import config as common
+from tests.compilation import QUICK
 from tests.conftest import CACHE
 
 HAS_TORCH = importlib.util.find_spec('torch') is not None
@@ -33,7 +34,7 @@ def test_torch_computes_the_same_step(
     stage: str, subpixel: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # One device a core, as in training, in place of the tests' eight.
-    monkeypatch.setenv('XLA_FLAGS', '--xla_backend_optimization_level=0')
+    monkeypatch.setenv('XLA_FLAGS', QUICK)
     config = make_config(stage, 64, batch_size=4, tiny=True)
     config.compile_cache = CACHE
     errors = in_process(parity, config, stage, make_batch(config), subpixel)

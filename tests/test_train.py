@@ -15,12 +15,13 @@ import jax
 import numpy as np
 import pytest
 
-from configs import quickstart, stage1, stage2
+from configs import quickstart, stage1
 from fi_jax.run.faults import SomeFailed
 from fi_jax.run.folder import open_split
 from fi_jax.sample import sample_run
 from fi_jax.train import NonFinite, train_and_evaluate
-from tests import masked_autoencoder
+from tests import masked_autoencoder, tiny_run
+from tests.compilation import QUICK
 from tests.states import state_of
 
 ROOT = Path(__file__).parents[1]
@@ -30,7 +31,7 @@ def run_main(*flags: str, wait: bool = True) -> subprocess.Popen:
     """python -m fi_jax.main with flags, on two devices whatever the machine has."""
     env = dict(os.environ, JAX_PLATFORMS='cpu')
     # Two real devices, and quick compilation: these runs are a few steps long.
-    env['XLA_FLAGS'] = '--xla_backend_optimization_level=0'
+    env['XLA_FLAGS'] = QUICK
     command = [sys.executable, '-m', 'fi_jax.main', *flags, '--config.mesh.cpu_devices=2']
     process = subprocess.Popen(
         command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -47,6 +48,7 @@ def quick_run(tmp_path_factory):
     config = quickstart.get_config('tiny')
     config.batch_size = 8
     config.eval.batch_size = config.sample.batch_size = 8
+    config.eval.metrics = 'image,seam'
     train_and_evaluate(config, workdir)
     return config, workdir
 
@@ -176,17 +178,20 @@ def test_other_data_are_taken_whole(quick_run, tmp_path):
     assert split == 'all' and len(source) == 3
 
 
-def test_warm_start_takes_the_weights_and_a_fresh_step(quick_run, tmp_path):
-    config, workdir = quick_run
-    second = stage2.get_config('tiny')
-    second.batch_size = second.eval.batch_size = 8
-    second.warm_start, second.eval.at_end = str(workdir), False
-    second.steps.stage2, second.optim.lr = 1, 0.0
-    before, after = state_of(config, workdir), train_and_evaluate(second, tmp_path)
+def test_warm_start_takes_the_weights_and_a_fresh_step(tmp_path):
+    config = tiny_run.get_config()
+    config.batch_size = config.eval.batch_size = 8
+    before = train_and_evaluate(config, tmp_path / 'first')
+    second = config.copy_and_resolve_references()
+    second.warm_start = str(tmp_path / 'first')
+    second.steps.train, second.optim.lr = 1, 0.0
+    after = train_and_evaluate(second, tmp_path / 'second')
     assert int(after.step) == 1
     for name, net in before.nets.items():
         jax.tree.map(
-            np.testing.assert_array_equal, net.params, jax.device_get(after.nets[name].params)
+            np.testing.assert_array_equal,
+            jax.device_get(net.params),
+            jax.device_get(after.nets[name].params),
         )
 
 

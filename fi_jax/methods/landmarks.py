@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import cv2
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -118,8 +119,13 @@ class Landmarks:
     # ------------------------------------------------------------------------------- answers
 
     def faces(self, nets: Nets, batch: Batch, train: bool = False) -> Faces:
-        """What the net says of a prepared batch."""
-        estimate = nets['predictor'](batch['masked'], batch['hole'], train=train)
+        """What the net says of a prepared batch; of finer images than its own, of their means."""
+        masked, hole = batch['masked'], batch['hole']
+        if (more := hole.shape[1] // self.config.res) > 1:
+            windows = (more, more)
+            hole = nn.max_pool(hole, windows, windows)
+            masked = nn.avg_pool(masked, windows, windows) * (1.0 - hole)
+        estimate = nets['predictor'](masked, hole, train=train)
         log_scale = estimate.log_scale
         seen = [estimate.features, estimate.offset.reshape(-1, DIM) * 4.0, log_scale + 4.0]
         # The heads explain the net; they must not shape it.

@@ -50,6 +50,15 @@ def with_predicted_landmarks(method: Method, predictor: Method, source: str) -> 
     )
 
 
+def check_size(field: str, predictor: Any, res: int) -> None:
+    """ValueError where a predictor's config sees no whole fraction of images of res pixels."""
+    if res % predictor.res:
+        raise ValueError(
+            f'{field} sees {predictor.res} px, which is no whole fraction of {res}; name a '
+            'predictor of the same size, or half of it'
+        )
+
+
 def with_nets(own: Mapping[str, Any], of_predictor: Mapping[str, Any]) -> dict[str, Any]:
     """A method's nets, or their states, and beside them those of its predictor."""
     return {**own, **{HEAD + name: net for name, net in of_predictor.items()}}

@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 from fi_jax import features, rng
 from fi_jax import landmarks as lm
 from fi_jax.input_pipeline import alignment
-from fi_jax.methods import make_method
+from fi_jax.methods import make_method, predicted_landmarks
 from fi_jax.photo import blending, finding
 from fi_jax.photo.reading import ImageLike, Photo, read_hole, read_photo
 from fi_jax.photo.result import Crop, Part, Result, notes_of
@@ -53,11 +53,9 @@ class Restorer:
         name, config = weights.about['name'], weights.config
         if weights.method.sample is None:
             raise ValueError(f'weights={name}: draws no image; give one that does')
-        if predictor.config.res != config.res:
-            raise ValueError(
-                f'predictor={predictor.about["name"]}: sees {predictor.config.res} px, and '
-                f'{name} draws {config.res}; give one of the same size'
-            )
+        predicted_landmarks.check_size(
+            f'predictor={predictor.about["name"]}', predictor.config, config.res
+        )
         self.config, self.about, self.res = config, weights.about, int(config.res)
         self._weights, self._predictor = weights, predictor
         self._points = jax.jit(self._predict)

@@ -75,11 +75,7 @@ def export_run(
     tensors, about = tensors_of(weights.nets, DTYPES[dtype]), describe(weights, run, dtype, terms)
     inside = load_predictor(predictor, '--predictor') if predictor else weights.predictor
     if inside is not None:
-        if inside.config.res != config.res:
-            raise ValueError(
-                f'--predictor={predictor} sees {inside.config.res} px, the run {config.res}; name '
-                'a predictor of the same size'
-            )
+        predicted_landmarks.check_size(f'--predictor={predictor}', inside.config, config.res)
         more = tensors_of(inside.nets, DTYPES[dtype])
         tensors |= {f'predictor/{name}': x for name, x in more.items()}
         about['predictor'] = describe(inside, predictor or run, dtype, terms)

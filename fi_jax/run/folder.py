@@ -33,11 +33,9 @@ def load_run(config: Any, place: str | Path, mesh: Mesh) -> Weights:
         predictor = weights.predictor
         if config.predictor or predictor is None:
             predictor = load_predictor(config.predictor, 'config.predictor')
-        if predictor.config.res != config.res:
-            raise ValueError(
-                f'config.predictor={config.predictor!r} sees {predictor.config.res} px, this run '
-                f'{config.res}; name a predictor of the same size'
-            )
+        predicted_landmarks.check_size(
+            f'config.predictor={config.predictor!r}', predictor.config, config.res
+        )
         method = predicted_landmarks.with_predicted_landmarks(
             method, predictor.method, config.landmark_source
         )

@@ -109,6 +109,25 @@ def test_unsquare_undoes_square(size):
     np.testing.assert_allclose(back, points, atol=1e-4)
 
 
+def test_finer_images_are_seen_as_their_means(config, made):
+    system, state = made
+    rng = np.random.default_rng(3)
+    image = rng.integers(0, 256, (32, 32, 3), np.uint8)
+    hole = np.zeros((32, 32, 1), np.uint8)
+    hole[8:20, 10:24] = 1
+    keys = jax.random.split(jax.random.key(0), (1, 2))
+
+    def answer(image, hole):
+        batch = features.prepare(batch_of(image, hole))
+        return system.predictor.predict(bind(system, state.nets), batch, keys)
+
+    twice = [np.repeat(np.repeat(x, 2, 0), 2, 1) for x in (image, hole)]
+    coarse, fine = answer(image, hole), answer(*twice)
+    np.testing.assert_allclose(fine['points'], 2 * coarse['points'] + 0.5, rtol=1e-4)
+    np.testing.assert_allclose(fine['samples'], 2 * coarse['samples'] + 0.5, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(fine['sigma'], 2 * coarse['sigma'], rtol=1e-4)
+
+
 # -------------------------------------------------------------------------------- distributions
 
 
