@@ -133,6 +133,26 @@ def make_train_step(
             lambda: (state, idle),
         )
 
+    def run_repeats(state: Any, batch: Any, phase: Phase, at: Any, constants: Any):
+        """The phase as often as a step has it; what it logs is the last's, but for the skips."""
+        run = run_phase if phase.every == 1 else run_lazily
+        names = [f'train/{stage}/{phase.name}/{repeat}' for repeat in range(phase.repeats)]
+        keys = [rng.key(config.seed, name, state.step) for name in names]
+        if phase.repeats == 1 or not loops(mesh):
+            each = []
+            for key in keys:
+                state, logs = run(state, batch, phase, key, at, constants)
+                each.append(logs)
+            logs = jax.tree.map(lambda *x: jnp.stack(x), *each)
+        else:
+            state, logs = jax.lax.scan(
+                lambda state, key: run(state, batch, phase, key, at, constants),
+                state,
+                jnp.stack(keys),
+            )
+        skipped = f'skipped/{phase.name}'
+        return state, {k: x.sum() if k == skipped else x[-1] for k, x in logs.items()}
+
     def train_step(
         state: TrainState,
         batch: features.Batch,
@@ -147,14 +167,9 @@ def make_train_step(
         metrics: Metrics = {}
         skipped = jnp.zeros(())
         for phase in phases:
-            for repeat in range(phase.repeats):
-                key = rng.key(config.seed, f'train/{stage}/{phase.name}/{repeat}', state.step)
-                run = run_phase if phase.every == 1 else run_lazily
-                state, logs = run(state, batch, phase, key, at, constants)
-                name = f'skipped/{phase.name}'
-                logs[name] += metrics.get(name, 0.0)  # of repeats, each may fail
-                metrics |= logs
-            skipped += metrics[name]
+            state, logs = run_repeats(state, batch, phase, at, constants)
+            metrics |= logs
+            skipped += logs[f'skipped/{phase.name}']
 
         decay = ema_decay(state.step, size, config.optim.ema_halflife_images)
 
@@ -171,6 +186,14 @@ def make_train_step(
         return state, metrics
 
     return train_step
+
+
+def loops(mesh: Mesh | None) -> bool:
+    """Whether repeats of a phase are one loop, compiled once.
+
+    Not on a CPU, where convolutions in a loop have one thread.
+    """
+    return mesh is not None and mesh.devices.flat[0].platform != 'cpu'
 
 
 def microbatches(batch: features.Batch, count: int, group: int = 1) -> dict[str, jax.Array]:

@@ -293,8 +293,10 @@ def toss(key):
     return jax.random.uniform(key) < 0.5
 
 
-def test_every_repeat_of_a_phase_that_is_not_finite_is_counted(tiny_config):
+@pytest.mark.parametrize('looped', [False, True])
+def test_every_repeat_of_a_phase_that_is_not_finite_is_counted(looped, tiny_config, monkeypatch):
     """A phase run four times on a batch, whose loss is NaN wherever its key tosses heads."""
+    monkeypatch.setattr(steps, 'loops', lambda mesh: looped)
     config = tiny_config('stage1')
     config.steps = {'only': 100}
 
