@@ -71,13 +71,14 @@ def test_perceptual_maps_have_a_gradient_where_they_see_nothing():
         def looks(image):
             return perceptual.maps('efficientnet_lite0', weights, image)
 
-        found = perceptual.distances(looks(a), looks(b))
+        both = looks(jnp.concatenate([a, b]))  # in one: compiled apart, they differ by rounding
+        found = perceptual.distances([x[:1] for x in both], [x[1:] for x in both])
         return jnp.stack(found).mean(), jnp.stack(found)
 
     grad = jax.jit(jax.value_and_grad(distance, has_aux=True))
     black, drawn = jnp.zeros((1, 32, 32, 3)), jnp.asarray(rng.normal(size=(1, 32, 32, 3)))
     (_, same), gradient = grad(black, black)
-    assert same.shape == (4, 1) and (same < 1e-9).all() and np.isfinite(gradient).all()
+    assert same.shape == (4, 1) and not same.any() and np.isfinite(gradient).all()
     (_, apart), gradient = grad(drawn, black)
     assert (apart > 0.01).all() and np.isfinite(gradient).all() and gradient.any()
 
