@@ -90,7 +90,7 @@ def _train(
 
     shapes = jax.eval_shape(init)
     placement = sharding.place_state(shapes, mesh, config.mesh.fsdp_min_size)
-    # It runs once, for a second: on a CPU, compiling it well takes a minute and a half.
+    # It runs once: on a CPU, compiling it well takes many times longer than running it.
     options = {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else None
     state = jax.jit(init, out_shardings=placement, compiler_options=options)()
     log_parameters(state)
