@@ -2,6 +2,8 @@
 
 from typing import Any
 
+__version__ = '0.1.0'
+
 
 def __getattr__(name: str) -> Any:
     if name == 'load':

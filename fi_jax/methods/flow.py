@@ -42,17 +42,17 @@ Terms = dict[str, jax.Array]
 SIZES: dict[str, Changes] = {
     # For two CPU cores: .45 GFLOP an evaluation.
     'small': {'flow.patch': 4, 'flow.widths': (64, 128, 192), 'flow.attention': (4,)},
-    # For one accelerator: 12 GFLOP.
+    # For one accelerator: 5 GFLOP, so that a CPU can still draw, and weights below 25 MB.
     'base': {
-        'flow.patch': 1,
-        'flow.widths': (64, 128, 256, 256),
+        'flow.patch': 2,
+        'flow.widths': (96, 160, 160),
         'flow.blocks': 2,
         'flow.attention': (16, 8),
         'dtype': 'bfloat16',
         'batch_size': 256,
         'optim.lr': 4e-4,
         'optim.warmup_steps': 300,
-        'optim.ema_halflife_images': 350_000.0,
+        'optim.ema_halflife_images': 100_000.0,
     },
     # For many.
     'large': {

@@ -19,7 +19,6 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 from tqdm import tqdm
 
+import fi_jax
 from fi_jax import pictures, sharding
 from fi_jax.input_pipeline import alignment
 from fi_jax.input_pipeline.archives import Folder
@@ -134,7 +134,7 @@ def complete(
         'guidance': options.guidance,
         'steps': options.steps,
         'weights': known(restorer),
-        'fi_jax': version('fi_jax'),
+        'fi_jax': fi_jax.__version__,
     }
     if not isinstance(job.hole, str):
         about['hole_sha256'] = _sha256(job.hole)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib.metadata
 import json
 import sys
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ import jax
 import ml_dtypes
 import numpy as np
 
+import fi_jax
 from fi_jax.methods import predicted_landmarks
 from fi_jax.pretrained import Weights, files, open_weights, own_about, shipped, tensors_of
 from fi_jax.run.files import atomic_write
@@ -115,7 +115,7 @@ def describe(weights: Weights, place: str | Path, dtype: str, terms: str) -> dic
         'data_name': data_name(weights.config.data),
         'terms': terms or terms_of(settings['data']),
         'figures': figures(Path(place)),
-        'fi_jax': importlib.metadata.version('fi_jax'),
+        'fi_jax': fi_jax.__version__,
     }
 
 

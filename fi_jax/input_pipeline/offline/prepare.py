@@ -19,18 +19,15 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
-import io
 import json
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import cv2
 import numpy as np
-import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from fi_jax.input_pipeline import alignment, decoded, joins, landmark_shards, sources
@@ -38,75 +35,9 @@ from fi_jax.input_pipeline.offline import landmark_pages, shard_pool
 from fi_jax.input_pipeline.records import BadImage, Record, Source, decode
 from fi_jax.input_pipeline.tfds import tfds_source
 
-VERSION = '1.0.0'
-
 NO_LANDMARKS = 'no landmarks to align by'
 
 _CHUNK = 256  # images checked in one task
-
-
-class _Faces(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """The TFDS side: writes given records as they come."""
-
-    VERSION = tfds.core.Version(VERSION)
-    # Nothing is downloaded, and TFDS 4.9.10 would look for checksums by way of a package,
-    # importlib_resources, which it does not ask for.
-    url_infos = None
-
-    def __init__(
-        self,
-        name: str,
-        splits: dict[str, Any],
-        more: dict[str, Any],
-        metadata: dict[str, Any],
-        **kwargs: Any,
-    ):
-        self.name = name
-        self._record_splits, self._more, self._about = splits, more, metadata
-        super().__init__(**kwargs)
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description='Face images with 68 landmarks (iBUG order), packed by fi_jax.',
-            features=tfds.features.FeaturesDict(
-                {
-                    'name': tfds.features.Text(),
-                    'image': tfds.features.Image(shape=(None, None, 3)),
-                    'has_landmarks': np.bool_,
-                    'landmarks': tfds.features.Tensor(shape=(68, 2), dtype=np.float32),
-                    'identity': np.int64,  # -1: unknown
-                    **self._more,
-                }
-            ),
-            metadata=tfds.core.MetadataDict(self._about),
-            disable_shuffling=True,  # the order of the source; the loader shuffles
-        )
-
-    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        del dl_manager
-        return {s: self._generate_examples(*given) for s, given in self._record_splits.items()}
-
-    def _generate_examples(
-        self, records: Iterable[Record], total: int
-    ) -> Iterator[tuple[int, dict[str, Any]]]:
-        # TFDS sorts by key in 1000 buckets of the 128-bit range; small keys would all fall into
-        # the first, and be sorted in memory.
-        step = (1 << 128) // total
-        for i, record in enumerate(records):
-            assert isinstance(record.image, bytes), 'checked before'
-            known = record.landmarks is not None
-            yield (
-                i * step,
-                {
-                    'name': record.name,
-                    'image': io.BytesIO(record.image),
-                    'has_landmarks': known,
-                    'landmarks': record.landmarks if known else np.zeros((68, 2), np.float32),
-                    'identity': -1 if record.identity is None else record.identity,
-                    **{k: getattr(record, k) for k in self._more},
-                },
-            )
 
 
 class TooManyBad(ValueError):
@@ -163,7 +94,12 @@ def prepare(
     if not 0 <= max_bad <= 1:
         raise ValueError(f'--max_bad={max_bad}: expected a share in [0, 1]')
     folder = os.path.join(os.path.abspath(os.path.expanduser(os.fspath(out_dir))), name)
-    target = folder if res else os.path.join(folder, VERSION)
+    target = folder
+    if not res:
+        # TFDS is asked for only where its format is written.
+        from fi_jax.input_pipeline.offline import tfds_writer
+
+        target = os.path.join(folder, tfds_writer.VERSION)
     if os.path.exists(os.path.join(target, 'about.json') if res else target):
         raise FileExistsError(f'--out: {target} is there already; remove it or choose another name')
     joins.split_indices((), None, val_share, test_share)  # refuse bad shares before the work
@@ -205,23 +141,7 @@ def prepare(
     total = sum(len(indices) for indices in cut.values())
     progress = shard_pool.progress_bar('write', total)
     splits = {s: (_read(source, ix, progress, align), len(ix)) for s, ix in cut.items() if ix}
-    more: dict[str, Any] = {}
-    if attributed:
-        more['attributes'] = {key: np.int64 for key in attributed}
-    if align:
-        more['to_source'] = tfds.features.Tensor(shape=(2, 3), dtype=np.float64)
-    builder = _Faces(
-        name,
-        splits,
-        more,
-        metadata,
-        data_dir=os.path.dirname(folder),
-        file_format=tfds.core.FileFormat.ARRAY_RECORD,
-    )
-    tfds.disable_progress_bar()
-    # TFDS tells of a download, which there is not.
-    with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as unused:
-        builder.download_and_prepare(download_dir=unused)
+    tfds_writer.write(folder, name, splits, attributed, metadata, to_source=bool(align))
     progress.close()
     return {
         'splits': {split: len(indices) for split, indices in cut.items()},
