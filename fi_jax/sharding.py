@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -35,6 +36,23 @@ def configure_backend(config: Any) -> None:
         wanted = config.mesh.cpu_devices or max(1, _cores() // 2)
         jax.config.update('jax_num_cpu_devices', _largest_divisor(config.batch_size, wanted))
     keep_compiled(config.compile_cache)
+
+
+@functools.cache
+def drawing_options() -> dict[str, str] | None:
+    """Compiler options under which a CPU draws quicker; None elsewhere, and where XLA has none.
+
+    Convolutions of 100 channels and more by XLA's own library instead of YNNPACK: a third less time
+    for the flow's network.
+    """
+    options = {'xla_cpu_experimental_ynn_fusion_type': ''}
+    if jax.default_backend() != 'cpu':
+        return None
+    try:
+        jax.jit(lambda: 0, compiler_options=options)()
+    except jax.errors.JaxRuntimeError:  # another release of XLA
+        return None
+    return options
 
 
 def keep_compiled(folder: str) -> None:

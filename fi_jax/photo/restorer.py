@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from fi_jax import features, rng
+from fi_jax import features, rng, sharding
 from fi_jax import landmarks as lm
 from fi_jax.input_pipeline import alignment
 from fi_jax.methods import make_method, predicted_landmarks
@@ -282,7 +282,7 @@ class Restorer:
 
             while len(self._compiled) >= MAX_COMPILED:
                 self._compiled.pop(next(iter(self._compiled)), None)
-            self._compiled[key] = jax.jit(draw)
+            self._compiled[key] = jax.jit(draw, compiler_options=sharding.drawing_options())
         return self._compiled[key]
 
 

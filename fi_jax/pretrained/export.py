@@ -100,6 +100,7 @@ def describe(weights: Weights, place: str | Path, dtype: str, terms: str) -> dic
     own = own_about(place)
     if weights.about['kind'] == 'file':  # exported again: what it said, in another type
         about = {**weights.about, 'config': own['config'], 'dtype': dtype}
+        about |= {'terms': terms} if terms else {}
         return {k: x for k, x in about.items() if k not in ('name', 'kind', 'sha256', 'predictor')}
     settings, found = own['config'], weights.about['data']
     leaves = tensors_of(weights.nets).values()
