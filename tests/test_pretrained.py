@@ -288,6 +288,8 @@ def test_an_export_into_the_package_is_listed_with_its_terms(normal_run, tmp_pat
     assert json.loads((tmp_path / 'shipped.json').read_text())['tiny32']['sha256'] == sha256
     assert find('tiny32') == out
     listing.show()
+    export_run(out, tmp_path / 'again.safetensors', terms='for a friend')
+    assert open_weights('again').about['terms'] == 'for a friend'
 
 
 def test_the_shipped_files_are_whole_and_small():

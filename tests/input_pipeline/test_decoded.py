@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import json
 import pickle
+import sys
 
 import cv2
 import numpy as np
@@ -129,8 +130,12 @@ def test_bad_images_are_left_out_or_refuse_the_set(faces, tmp_path):
         prepare(faces, 'other', tmp_path, res=8)
 
 
-def test_the_command_line(tmp_path, capsys):
+def test_the_command_line_needs_no_tfds(tmp_path, capsys, monkeypatch):
+    for module in ('tensorflow_datasets', 'fi_jax.input_pipeline.offline.tfds_writer'):
+        monkeypatch.setitem(sys.modules, module, None)
     flags = ['--source=procedural', '--length=6', '--size=48', '--name=drawn', f'--out={tmp_path}']
     assert main([*flags, '--decoded', '--res=32', '--val_share=0', '--test_share=0']) == 0
     assert f'data.source=decoded data.path={tmp_path / "drawn"}' in capsys.readouterr().out
     assert len(Decoded(tmp_path / 'drawn')) == 6
+    with pytest.raises(ImportError):
+        main([*flags[:-1], f'--out={tmp_path / "packed"}'])
