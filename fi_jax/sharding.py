@@ -42,8 +42,7 @@ def configure_backend(config: Any) -> None:
 def drawing_options() -> dict[str, str] | None:
     """Compiler options under which a CPU draws quicker; None elsewhere, and where XLA has none.
 
-    Convolutions of 100 channels and more by XLA's own library instead of YNNPACK: a third less time
-    for the flow's network.
+    Without YNNPACK, whose convolutions are slower in the flow's network: docs/own_photos.md.
     """
     options = {'xla_cpu_experimental_ynn_fusion_type': ''}
     if jax.default_backend() != 'cpu':
