@@ -30,6 +30,13 @@ jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
 # grain reads its flags, and only absl.app.run would parse them.
 flags.FLAGS.mark_as_parsed()
 
+# The files that take longest: begun first, lest one core waits for another at the end.
+LONGEST = ('test_train.py', 'test_faults.py')
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
 
 @pytest.fixture(scope='session')
 def tiny_config():

@@ -54,5 +54,5 @@ SETTINGS = Settings(lambda res: {'steps': {'train': 0}, 'nets': {'width': 8}}, f
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    steps = {'steps.train': 6}
+    steps = {'steps.train': 6, 'eval.metrics': 'image,seam'}
     return make_config(arg, 'tests.masked_autoencoder', steps, steps)

@@ -16,15 +16,17 @@ import argparse
 import dataclasses
 import hashlib
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from PIL import Image, PngImagePlugin
+from PIL import Image
 from tqdm import tqdm
 
 import fi_jax
@@ -36,11 +38,12 @@ from fi_jax.photo.reading import read_hole, read_photo
 from fi_jax.photo.restorer import Restorer, load
 from fi_jax.photo.result import Result
 from fi_jax.run.files import atomic_write
-from fi_jax.run.writers import save_json, save_png
+from fi_jax.run.writers import save_json, save_png, write_png
 
 _OF_HOLE = re.compile(r'(.+)[_-](?:mask|hole)[_-]?\d*')  # how the hole of a photo is named
 SIDECAR, REPORT = 'sidecar.json', 'report.json'
 _TILE = 180
+_WRITERS = min(4, os.cpu_count() or 1)  # each holds a photo
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,16 +149,17 @@ def complete(
 
 def write(result: Result, out: Path, about: dict[str, Any]) -> None:
     """The files of a result; the sidecar comes last, so that what has one is whole."""
-    tiles = []
-    for k in range(len(result)):
-        text = PngImagePlugin.PngInfo()
-        text.add_text('fi_jax', json.dumps(about | {'sample': k}))
+
+    def one(k: int) -> np.ndarray:
         pixels = result.pixels(k)
         with atomic_write(out / f'{k:02d}.png') as part, open(part, 'wb') as file:
-            result.photo.image(pixels, result.hole).save(file, 'PNG', pnginfo=text)
-        tiles.append(_tile(result, pixels))
-    with atomic_write(out / 'uncertainty.png') as part, open(part, 'wb') as file:
-        Image.fromarray(_as_grey(result.uncertainty)).save(file, 'PNG')
+            told = {'fi_jax': json.dumps(about | {'sample': k})}
+            write_png(file, result.photo.image(pixels, result.hole), told)
+        return _tile(result, pixels)
+
+    with ThreadPoolExecutor(_WRITERS) as pool:  # compression lets go of the interpreter
+        tiles = list(pool.map(one, range(len(result))))
+    save_png(out / 'uncertainty.png', _as_grey(result.uncertainty)[..., None])
     with atomic_write(out / 'sheet.jpg') as part, open(part, 'wb') as file:
         Image.fromarray(_sheet(result, tiles)).save(file, 'JPEG', quality=92)
     faces = [

@@ -37,7 +37,7 @@ from fastapi import Path as UrlPath
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
-from PIL import Image, PngImagePlugin
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
 
 from fi_jax import landmarks
@@ -45,6 +45,7 @@ from fi_jax.photo import finding
 from fi_jax.photo.blending import around
 from fi_jax.photo.reading import read_hole, read_photo
 from fi_jax.photo.restorer import load
+from fi_jax.run.writers import write_png
 from fi_jax.serve.guard import Guard
 from fi_jax.serve.jobs import Full, Job, Queue, State
 
@@ -383,10 +384,7 @@ def _encoded(image: Image.Image, format: str, about: dict[str, Any] | None = Non
         profile = image.info.get('icc_profile')
         image.convert('RGB').save(out, 'JPEG', quality=95, subsampling=0, icc_profile=profile)
     else:
-        text = PngImagePlugin.PngInfo()
-        for name, value in (about or {}).items():
-            text.add_text(f'fi_jax {name}', str(value))
-        image.save(out, 'PNG', compress_level=3, pnginfo=text)
+        write_png(out, image, {f'fi_jax {name}': str(x) for name, x in (about or {}).items()})
     return out.getvalue()
 
 

@@ -133,7 +133,7 @@ def test_bad_images_are_left_out_or_refuse_the_set(faces, tmp_path):
 def test_the_command_line_needs_no_tfds(tmp_path, capsys, monkeypatch):
     for module in ('tensorflow_datasets', 'fi_jax.input_pipeline.offline.tfds_writer'):
         monkeypatch.setitem(sys.modules, module, None)
-    # A test before may have imported it: the package then has it as an attribute, and looks no further.
+    # A test before may have imported it: as the package's attribute it would be found.
     monkeypatch.delattr('fi_jax.input_pipeline.offline.tfds_writer', raising=False)
     flags = ['--source=procedural', '--length=6', '--size=48', '--name=drawn', f'--out={tmp_path}']
     assert main([*flags, '--decoded', '--res=32', '--val_share=0', '--test_share=0']) == 0
