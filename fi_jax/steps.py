@@ -27,17 +27,16 @@ def make_train_step(
     stage: str,
     optimizers: Mapping[str, optax.GradientTransformation],
     config: Any,
-    first_step: int = 0,
     mesh: Mesh | None = None,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """step(state, batch, method.constants) -> (state, metrics): all phases, then the averages.
 
     A phase whose loss, gradient or update is not finite moves nothing, and is counted in
-    `skipped/<phase>` and in state.skips. first_step is the state's step at which the stage begins.
-    On a mesh with an 'fsdp' axis, weights are gathered before a phase and its gradients scattered
-    after. config.accumulate runs a phase on microbatches in turn; config.remat computes each
-    network's activations again on the way back. Raises ValueError where they do not divide the
-    batch.
+    `skipped/<phase>` and in state.skips. The step also takes `moment`, how far the stage is where
+    it lasts a time, and `first`, the state's step at which it began (0). On a mesh with an 'fsdp'
+    axis, weights are gathered before a phase and its gradients scattered after. config.accumulate
+    runs a phase on microbatches in turn; config.remat computes each network's activations again on
+    the way back. Raises ValueError where they do not divide the batch.
     """
     phases = method.stages[stage]
     num_steps, parts = config.steps[stage], config.accumulate
@@ -158,9 +157,10 @@ def make_train_step(
         batch: features.Batch,
         constants: Mapping[str, Any] | None = None,
         moment: jax.Array | None = None,
+        first: jax.Array | int = 0,
     ) -> tuple[TrainState, Metrics]:
         constants = constants or {}
-        step = state.step - first_step
+        step = state.step - first
         at = step, step if moment is None else moment
         size = batch['image'].shape[0]
         batch = features.prepare(batch)

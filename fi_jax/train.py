@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from absl import logging
 from clu import parameter_overview
 from jax.sharding import Mesh
 
 from fi_jax import sharding, steps
 from fi_jax.augmentation import make_augment
+from fi_jax.batch import BATCH, shapes
 from fi_jax.evaluation.scoring import record_failure
 from fi_jax.evaluation.tasks import task_of
 from fi_jax.input_pipeline.loader import EvalExamples, SkipBadImages, eval_batches, train_iterator
@@ -26,6 +27,7 @@ from fi_jax.optim import make_optimizers
 from fi_jax.pretrained import warm_start
 from fi_jax.pretrained.export import export_run
 from fi_jax.run import budget
+from fi_jax.run.ahead import Ahead
 from fi_jax.run.checkpoint import Checkpointer
 from fi_jax.run.faults import HostWatch, NonFinite, Preempted, Preemption
 from fi_jax.run.folder import fingerprint
@@ -88,23 +90,42 @@ def _train(
     def init() -> TrainState:
         return init_state(method, optimizers, config.res, config.seed)
 
-    shapes = jax.eval_shape(init)
-    placement = sharding.place_state(shapes, mesh, config.mesh.fsdp_min_size)
-    # It runs once: on a CPU, compiling it well takes many times longer than running it.
-    options = {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else None
-    state = jax.jit(init, out_shardings=placement, compiler_options=options)()
-    log_parameters(state)
-    constants = jax.device_put(dict(method.constants), sharding.replicated(mesh))
-    if mesh.size > 1:
-        rows = sharding.table(shapes.nets, placement.nets)
-        logging.info('where the state lies\n%s', sharding.as_text(rows, mesh))
+    fresh = jax.eval_shape(init)
+    placement = sharding.place_state(fresh, mesh, config.mesh.fsdp_min_size)
+    replicated = sharding.replicated(mesh)
+    constants = jax.device_put(dict(method.constants), replicated)
+    programs = {
+        stage: jax.jit(
+            steps.make_train_step(method, stage, optimizers, config, mesh),
+            donate_argnums=0,
+            out_shardings=(placement, replicated),
+        )
+        for stage, _, _ in plan
+    }
+    arguments = step_arguments(config, fresh, placement, constants)
+
+    def compile_ahead(ahead: Ahead, stages: list[str]) -> None:
+        # On a CPU only what is waited for: the steps before would miss the cores.
+        for stage in stages[:1] if jax.default_backend() == 'cpu' else stages:
+            ahead.begin(programs[stage], *arguments)
 
     with (
         Checkpointer(workdir, config.checkpoint) as checkpointer,
         Writer(workdir, config.tracker, settings_of(config)) as writer,
+        Ahead() as ahead,
     ):
-        resumes = checkpointer.latest() is not None
-        if resumes:
+        done = checkpointer.latest()
+        begins_anew = done is None and not config.warm_start  # and no mistake may end it yet
+        if begins_anew:
+            compile_ahead(ahead, [stage for stage, _, _ in plan])
+        # It runs once: on a CPU, compiling it well takes many times longer than running it.
+        options = {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else None
+        state = jax.jit(init, out_shardings=placement, compiler_options=options)()
+        log_parameters(state)
+        if mesh.size > 1:
+            rows = sharding.table(fresh.nets, placement.nets)
+            logging.info('where the state lies\n%s', sharding.as_text(rows, mesh))
+        if done is not None:
             state, position, meta = checkpointer.restore(state)
             check_resume(config, plan, int(state.step), meta, fingerprint(faces), workdir)
             begun, seconds = begun_stages(meta, int(state.step)), meta.get('seconds', 0.0)
@@ -117,10 +138,18 @@ def _train(
                 'config.warm_start is empty: %s begins from fresh weights, without the stage '
                 'before it', plan[0][0],
             )  # fmt: skip
+        if not begins_anew:
+            coming = [
+                stage
+                for place, (stage, _, last) in enumerate(plan)
+                if (config.minutes or last > int(state.step))
+                and not any(later in begun for later, _, _ in plan[place + 1 :])
+            ]
+            compile_ahead(ahead, coming)
         record_run(config, workdir)
         clock.first = clock.last = int(state.step)
         # Also what a start left that was killed before its first checkpoint.
-        writer.rewind(int(state.step) if resumes else -1)
+        writer.rewind(-1 if done is None else int(state.step))
         about = {'settings': fixed_settings(config), 'steps': config.steps.to_dict()}
         about['data'] = fingerprint(faces)
         counts = {stage: last - first for stage, first, last in plan}
@@ -173,11 +202,7 @@ def _train(
             begun[stage] = first
             if step == 0:
                 on_step_end(stage, step, state)
-            train_step = jax.jit(
-                steps.make_train_step(method, stage, optimizers, config, first, mesh),
-                donate_argnums=0,
-                out_shardings=(placement, sharding.replicated(mesh)),
-            )
+            train_step, start = programs[stage], jax.device_put(np.int32(first), replicated)
             meter = Meter(stage, config, None if config.minutes else last, writer, clock)
             kind, moment = 'compile', None
             while not over:
@@ -188,11 +213,12 @@ def _train(
                 # Nothing goes to a device or comes back by the way: it would wait for the step.
                 guard = jax.transfer_guard('allow' if kind == 'compile' else 'disallow')
                 with clock(kind):
+                    ahead.wait(train_step)
                     if config.minutes:
-                        passed = jnp.float32(timer.moment(stage, first, step))
-                        moment = jax.device_put(passed, sharding.replicated(mesh))
+                        passed = np.float32(timer.moment(stage, first, step))
+                        moment = jax.device_put(passed, replicated)
                     with guard:
-                        state, metrics = train_step(state, batch, constants, moment)
+                        state, metrics = train_step(state, batch, constants, moment, start)
                     step, kind = step + 1, 'step'
                     over = timer.moment(stage, first, step) >= counts[stage]
                     due = meter.add(step, metrics, over, timer.left())
@@ -215,6 +241,25 @@ def _train(
             logging.warning('%d evaluations failed: %s', len(trouble), ', '.join(trouble))
     logging.info('done: look at %s', workdir / 'samples')
     return state
+
+
+def step_arguments(
+    config: Any, fresh: TrainState, placement: TrainState, constants: dict[str, jax.Array]
+) -> tuple[Any, ...]:
+    """What a training step is called with: shapes and shardings; fresh: those of the state."""
+    mesh = jax.tree.leaves(placement)[0].mesh
+    one, many = sharding.replicated(mesh), sharding.by_example(mesh)
+    state = jax.tree.map(
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), fresh, placement
+    )
+    labels = len([label for label in config.data.labels.split(',') if label])
+    sizes = {'B': config.batch_size, 'R': config.res, 'K': labels}
+    batch = {
+        name: jax.ShapeDtypeStruct(shape, dtype, sharding=many)
+        for name, (shape, dtype) in shapes(BATCH, **sizes).items()
+    }
+    moment = jax.ShapeDtypeStruct((), np.float32, sharding=one) if config.minutes else None
+    return state, batch, constants, moment, jax.ShapeDtypeStruct((), np.int32, sharding=one)
 
 
 def stop_if_diverged(state: TrainState, max_skips: int, trouble: str) -> None:

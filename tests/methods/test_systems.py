@@ -83,10 +83,10 @@ def test_two_steps_of_each_stage_move_all_nets_and_samples_differ(name):
     state = before = jax.jit(lambda: init_state(method, optimizers, config.res, 0))()
     batch = batch_of(config)
     for stage in method.stages:
-        first = int(state.step)
-        step = jax.jit(steps.make_train_step(method, stage, optimizers, config, first))
+        step = jax.jit(steps.make_train_step(method, stage, optimizers, config))
+        first = state.step
         for _ in range(2):
-            state, metrics = step(state, batch)
+            state, metrics = step(state, batch, first=first)
             skipped = [float(v) for k, v in metrics.items() if k.startswith('skipped/')]
             assert skipped and not any(skipped)
     for net, now in state.nets.items():
