@@ -5,11 +5,11 @@
     python -m benchmarks.table --out=runs/tiny_table --tiny
 
 One process after another trains each system of benchmarks/table.toml, for equal images or, with
---minutes, for equal time on this machine, then evaluates it. The same command again goes on where
-it ended: what is finished is left alone. A system whose training fails is named in the table, and
-the others go on. Flags that begin with --config. go to all trainings and evaluations; without any
-the faces are drawn ones. Written: OUT/report/table.html, .md, .tex, .csv, and OUT/README.md with
-what each training was.
+--minutes, for equal time on this machine, then evaluates it; one with weights from elsewhere is
+only evaluated. The same command again goes on where it ended: what is finished is left alone. A
+system whose training fails is named in the table, and the others go on. Flags that begin with
+--config. go to all trainings and evaluations; without any the faces are drawn ones. Written:
+OUT/report/table.html, .md, .tex, .csv, and OUT/README.md with what each training was.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.timing import hardware, table
+from fi_jax import pretrained
 from fi_jax.evaluation import comparison, protocol, summaries, tables
 from fi_jax.evaluation import results as res
 from fi_jax.run.faults import Exit
@@ -44,11 +45,12 @@ class System:
     """An entry of the list; see benchmarks/table.toml."""
 
     name: str
-    config: str
+    config: str = ''
     flags: tuple[str, ...] = ()
     share: float = 1.0
     after: str = ''
     scored: bool = True
+    weights: str = ''
 
     @property
     def folder(self) -> str:
@@ -65,6 +67,12 @@ def read_list(path: str | Path) -> list[System]:
         if unknown := set(entry) - known:
             raise ValueError(f'{path}: {entry.get("name")}: no fields {sorted(unknown)}')
         system = System(**entry | {'flags': tuple(entry.get('flags', ()))})
+        if system.weights:
+            if (file := Path(path).parent / system.weights).is_file():
+                system = dataclasses.replace(system, weights=str(file))
+            pretrained.find(system.weights, f'{path}: {system.name}: weights')
+        if not system.config and not system.weights:
+            raise ValueError(f'{path}: {system.name}: give config, or weights')
         earlier = [s.name for s in systems]
         if system.name in earlier or system.folder in {s.folder for s in systems}:
             raise ValueError(f'{path}: two systems are called {system.name!r}')
@@ -118,6 +126,7 @@ def evaluation(system: System, options: argparse.Namespace, shared: Sequence[str
     return [
         '--mode=eval',
         f'--workdir={Path(options.out) / system.folder}',
+        *([f'--checkpoint={system.weights}'] if system.weights else []),
         *(f'--config.eval.{name}={value}' for name, value in asked.items()),
         *shared,
     ]
@@ -166,7 +175,11 @@ def run_job(run: Path, job: str, flags: Sequence[str]) -> int:
 
 
 def cost(system: System, run: Path) -> tuple[str, ...]:
-    """Its row of costs: parameters, images seen, speed of training."""
+    """Its row of costs: images seen, speed of training, batch, pixels."""
+    if system.weights:
+        about = pretrained.own_about(system.weights)
+        size, seen = about['config']['batch_size'], about.get('step', 0)
+        return system.name, f'{seen * size:,}', 'elsewhere', str(size), str(about['config']['res'])
     lines = [json.loads(x) for x in (run / 'metrics.jsonl').read_text().splitlines()]
     config = json.loads((run / 'config.json').read_text())
     speeds = [x['time/images_per_s'] for x in lines if x.get('time/images_per_s')]
@@ -258,7 +271,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             if system.after in failed:
                 failed[system.name] = f'begins from {system.after}, which failed'
                 continue
-            jobs: dict[str, list[str]] = {'training': training(system, options, shared)}
+            jobs: dict[str, list[str]] = {}
+            if not system.weights:
+                jobs['training'] = training(system, options, shared)
             if system.scored:
                 jobs['evaluation'] = evaluation(system, options, asked)
             for job, flags in jobs.items():

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from fi_jax.config import make
 
 SETTINGS = {
+    'minutes': 6.0,  # of which the stages have their shares by their steps
     'steps.stage1': 500,
     'steps.stage2': 150,
     'data.length': 6_000,
@@ -26,4 +27,4 @@ SETTINGS = {
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """Arguments: tiny, res=64|128|256, preset=modern|seed, ablate=NAME[+NAME]."""
-    return make(arg, 'keypoint', SETTINGS, {'steps.stage1': 2, 'steps.stage2': 2})
+    return make(arg, 'keypoint', SETTINGS, {'minutes': 0.0, 'steps.stage1': 2, 'steps.stage2': 2})

@@ -47,12 +47,25 @@ def test_the_list_that_comes_along_names_configs_that_are_there():
         (TWO + TWO, 'two systems'),
         (TWO.replace('config = "degan"', 'config = "degan"\nseed = 1'), "no fields \\['seed'\\]"),
         (TWO + '\n[[system]]\nname="c"\nconfig="degan"\nafter="d"', 'is none before it'),
+        (TWO + '\n[[system]]\nname="c"', 'c: give config, or weights'),
         ('', 'names no system'),
     ],
 )
 def test_a_wrong_list_is_refused_by_name(tmp_path, text, said):
     with pytest.raises(ValueError, match=said):
         table.read_list(listed(tmp_path, text))
+
+
+def test_weights_from_elsewhere_are_found_from_the_list_on_and_scored_alone(tmp_path):
+    entry = '\n[[system]]\nname = "theirs"\nweights = "their.safetensors"'
+    with pytest.raises(FileNotFoundError, match=r'theirs: weights=their\.safetensors'):
+        table.read_list(listed(tmp_path, TWO + entry))
+    (tmp_path / 'their.safetensors').touch()
+    *_, system = table.read_list(listed(tmp_path, TWO + entry))
+    options, _ = table.parse([f'--systems={listed(tmp_path, TWO + entry)}', '--out=x'])
+    flags = table.evaluation(system, options, [])
+    assert f'--checkpoint={tmp_path / "their.safetensors"}' in flags and '--mode=eval' in flags
+    assert not any('--checkpoint' in x for x in table.evaluation(options.systems[0], options, []))
 
 
 def test_all_see_as_many_images_whatever_their_batches(tmp_path):

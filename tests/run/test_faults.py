@@ -135,7 +135,7 @@ def test_sigterm_elsewhere_ends_with_75_as_well(moment, tmp_path):
 def test_a_full_disk_in_the_middle_of_a_run_ends_it_with_one_line(tmp_path):
     """A limit on the size of files stands for the disk: exit 1, and the step before it whole."""
     workdir = tmp_path / 'run'
-    flags = (TINY, f'--workdir={workdir}', '--config.nets.width=2048')
+    flags = (TINY, f'--workdir={workdir}', '--config.nets.width=768')
     code, out = Program(tmp_path, *flags, '--config.steps.train=10').finish()
     assert code == Exit.DONE, out
     more = '--config.steps.train=40'
