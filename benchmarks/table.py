@@ -123,6 +123,8 @@ def evaluation(system: System, options: argparse.Namespace, shared: Sequence[str
         'limit': options.faces,
         'baselines': system.name == next(s.name for s in options.systems if s.scored),
     }
+    if system.weights:  # which know of no split that they were trained on
+        asked['split'] = 'test'
     return [
         '--mode=eval',
         f'--workdir={Path(options.out) / system.folder}',

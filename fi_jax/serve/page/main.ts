@@ -265,15 +265,16 @@ function addToHole(what: string): void {
   if (!points) return say('Wait for the points, or paint the hole by hand.', true);
   const box = boxOf(points);
   const size = Math.max(box[2] - box[0], box[3] - box[1]);
-  const part = (...names: string[]): Mark => ({
+  const part = (grow: number, ...names: string[]): Mark => ({
     kind: 'shape',
-    grow: 0.05 * size,
+    grow: grow * size,
     path: outline(names.flatMap((name) => info.regions[name].map((i) => points[i]))),
   });
   const made: Record<string, () => Mark[]> = {
-    eyes: () => [part('right_brow', 'right_eye'), part('left_brow', 'left_eye')],
-    nose: () => [part('nose')],
-    mouth: () => [part('mouth')],
+    eyes: () => [part(0.05, 'right_brow', 'right_eye'), part(0.05, 'left_brow', 'left_eye')],
+    nose: () => [part(0.05, 'nose')],
+    // Its corners are found least surely; what is left of a smile would be continued.
+    mouth: () => [part(0.09, 'mouth')],
     scratch: () => scratches(box),
   };
   change({ marks: [...marks, ...made[what]()] });

@@ -1,4 +1,4 @@
-// Built by make page from sources of sha256 81c97e30fbd2cd4294a58a575cc0046b10728f133a4fa3ac459c36963ab166bd
+// Built by make page from sources of sha256 538cf309879e6a156770f9ae0666befbc90ed9bd33045df1a9cf5cca0388e2d6
 "use strict";
 (() => {
   // api.ts
@@ -731,15 +731,16 @@
     if (!points) return say("Wait for the points, or paint the hole by hand.", true);
     const box = boxOf(points);
     const size = Math.max(box[2] - box[0], box[3] - box[1]);
-    const part = (...names) => ({
+    const part = (grow, ...names) => ({
       kind: "shape",
-      grow: 0.05 * size,
+      grow: grow * size,
       path: outline(names.flatMap((name) => info2.regions[name].map((i) => points[i])))
     });
     const made = {
-      eyes: () => [part("right_brow", "right_eye"), part("left_brow", "left_eye")],
-      nose: () => [part("nose")],
-      mouth: () => [part("mouth")],
+      eyes: () => [part(0.05, "right_brow", "right_eye"), part(0.05, "left_brow", "left_eye")],
+      nose: () => [part(0.05, "nose")],
+      // Its corners are found least surely; what is left of a smile would be continued.
+      mouth: () => [part(0.09, "mouth")],
       scratch: () => scratches(box)
     };
     change({ marks: [...marks, ...made[what]()] });
