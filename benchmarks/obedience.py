@@ -1,9 +1,11 @@
 """Do completions obey their landmark condition? Points are moved, and found again by a detector.
 
     python -m benchmarks.obedience --workdir=runs/s2 --model=face_landmarker.task --holes=centre
+    python -m benchmarks.obedience --workdir=flow128 --model=... --data source=zip path=faces.zip
 
-Takes test faces of the run's own data with known landmarks, completes each as it is and with each
-edit of `fi_jax.landmarks.EDITS`, all at the prior's mean, and lets MediaPipe find the points of the
+Takes test faces of the run's own data (of a file of weights, --data) with known landmarks,
+completes each as it is and with each edit of `fi_jax.landmarks.EDITS`, all at the prior's mean or,
+where a method has none, from the same noise, and lets MediaPipe find the points of the
 results, which it has not seen before; with --landmark_detector=RUN a frozen run of
 configs/landmarks.py as well, which always answers, but leans towards likely faces and sees less of
 a move. Prints, for the points inside the hole: the error against what was wanted, in inter-ocular
@@ -15,16 +17,16 @@ of the first faces.
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import cv2
 import jax
 import numpy as np
 
-from fi_jax import features, pictures, sharding
+from fi_jax import features, pictures, rng, sharding
 from fi_jax import landmarks as lm
 from fi_jax.augmentation.places import warp
 from fi_jax.evaluation.protocol import load_landmark_detector
@@ -32,7 +34,7 @@ from fi_jax.input_pipeline.loader import EvalExamples, eval_batches
 from fi_jax.input_pipeline.offline import extract_landmarks, search
 from fi_jax.input_pipeline.sources import make_source
 from fi_jax.metrics.landmarks import inside
-from fi_jax.run.folder import load_run, saved_config
+from fi_jax.run.folder import load_run, results_of, saved_config
 from fi_jax.run.writers import save_png
 from fi_jax.sample import edited
 from fi_jax.state import bind_ema
@@ -86,7 +88,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument('--workdir', required=True)
+    parser.add_argument('--workdir', required=True, help='a run, a file or a name of weights')
+    parser.add_argument('--data', nargs='*', default=[], metavar='NAME=VALUE', help='other faces')
     parser.add_argument('--model', default='', help='face_landmarker.task')
     parser.add_argument('--landmark_detector', default='', help='a run of configs/landmarks.py')
     parser.add_argument('--holes', default='centre')
@@ -102,6 +105,8 @@ def main() -> None:
 
     config = saved_config(args.workdir)
     config.landmark_source, config.guidance = 'user', args.guidance
+    for name, _, value in (pair.partition('=') for pair in args.data):
+        config.data[name] = type(config.data[name])(value)
     mesh = sharding.make_mesh()
     run = load_run(config, args.workdir, mesh)
     method = run.method
@@ -112,14 +117,12 @@ def main() -> None:
         detector, _ = load_landmark_detector(args.landmark_detector, mesh, '--landmark_detector')
         finders['detector'] = lambda images: list(np.asarray(detector(jax.numpy.asarray(images))))
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=sharding.drawing_options())
     def complete(nets: Any, batch: features.Batch) -> jax.Array:
         prepared = features.prepare(batch)
         assert method.sample is not None
-        without_noise = method.variants['z=0']
-        out = without_noise(
-            bind_ema(method, nets), prepared, jax.random.split(jax.random.key(0), 1)
-        )
+        sample = method.variants.get('z=0', method.sample)
+        out = sample(bind_ema(method, nets), prepared, rng.sample_keys(0, batch['index'], 0))
         image = features.to_uint8(out['image'])
         return features.composite(image, batch['image'], batch['hole'])
 
@@ -173,7 +176,7 @@ def main() -> None:
                     cells += f'{row["slope"]:8.2f}{row["correlation"]:13.2f}'
                 print(f'{title:20s}{cells}')
     page = pictures.grid(list(sheet), [np.stack(column[:10]) for column in sheet.values()], _TILE)
-    path = Path(args.workdir) / f'obedience_{args.holes}.png'
+    path = results_of(args.workdir) / f'obedience_{args.holes}.png'
     save_png(path, page)
     print(f'sheet: {path}')
 
