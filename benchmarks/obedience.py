@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import json
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -106,7 +107,10 @@ def main() -> None:
     config = saved_config(args.workdir)
     config.landmark_source, config.guidance = 'user', args.guidance
     for name, _, value in (pair.partition('=') for pair in args.data):
-        config.data[name] = type(config.data[name])(value)
+        if name not in config.data:
+            parser.error(f'--data {name}={value}: there is no config.data.{name}')
+        text = isinstance(config.data[name], str)
+        config.data[name] = value if text else json.loads(value)
     mesh = sharding.make_mesh()
     run = load_run(config, args.workdir, mesh)
     method = run.method

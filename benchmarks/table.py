@@ -30,6 +30,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.timing import hardware, table
+from configs import flow
 from fi_jax import pretrained
 from fi_jax.evaluation import comparison, protocol, summaries, tables
 from fi_jax.evaluation import results as res
@@ -59,7 +60,7 @@ class System:
 
 
 def read_list(path: str | Path) -> list[System]:
-    """The systems of a list; ValueError where an entry is wrong."""
+    """The systems of a list; ValueError or FileNotFoundError where an entry is wrong."""
     entries = tomllib.loads(Path(path).read_text(encoding='utf-8')).get('system', [])
     known = {field.name for field in dataclasses.fields(System)}
     systems: list[System] = []
@@ -71,13 +72,18 @@ def read_list(path: str | Path) -> list[System]:
             if (file := Path(path).parent / system.weights).is_file():
                 system = dataclasses.replace(system, weights=str(file))
             pretrained.find(system.weights, f'{path}: {system.name}: weights')
-        if not system.config and not system.weights:
+        if bool(system.config) == bool(system.weights):
             raise ValueError(f'{path}: {system.name}: give config, or weights')
+        if system.weights and (system.flags or system.after):
+            raise ValueError(f'{path}: {system.name}: flags and after are of a training')
         earlier = [s.name for s in systems]
+        trained = [s.name for s in systems if s.config]
         if system.name in earlier or system.folder in {s.folder for s in systems}:
             raise ValueError(f'{path}: two systems are called {system.name!r}')
-        if system.after and system.after not in earlier:
-            raise ValueError(f'{path}: {system.name}: after={system.after!r} is none before it')
+        if system.after and system.after not in trained:
+            raise ValueError(
+                f'{path}: {system.name}: after={system.after!r} is no training before it'
+            )
         systems.append(system)
     if not any(system.scored for system in systems):
         raise ValueError(f'{path}: names no system; begin with [[system]]')
@@ -123,8 +129,11 @@ def evaluation(system: System, options: argparse.Namespace, shared: Sequence[str
         'limit': options.faces,
         'baselines': system.name == next(s.name for s in options.systems if s.scored),
     }
-    if system.weights:  # which know of no split that they were trained on
+    if system.weights:  # the split of those trained here, not of its own training
         asked['split'] = 'test'
+        data = flow.get_config().data
+        shares = [f'--config.data.{name}={data[name]}' for name in ('val_share', 'test_share')]
+        shared = [*shares, *shared]
     return [
         '--mode=eval',
         f'--workdir={Path(options.out) / system.folder}',
@@ -211,7 +220,7 @@ def write(options: argparse.Namespace, failed: dict[str, str]) -> Path:
     for_each = f'{options.minutes:g} minutes' if options.minutes else f'{options.images:,} images'
     heads = ('system', 'images seen', 'images a second', 'batch', 'px')
     parts = [
-        f'# {len(found)} systems, {for_each} each',
+        f'# {len(found)} systems; {for_each} in each training here',
         tables.markdown(compared, summaries.summarise(compared)),
         '## Training',
         f'```\n{table(heads, [cost(s, out / s.folder) for s in trained])}\n```',
@@ -258,6 +267,13 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
         parser.error(str(error))
     before = {s.after for s in systems if s.name in wanted}
     options.systems = [s for s in systems if not wanted or s.name in wanted | before]
+    for system in options.systems:
+        if not system.weights:
+            continue
+        if not _value(shared, 'data.source'):
+            parser.error(f'{system.name}: weights are scored on photos: add --config.data.source')
+        if (res := pretrained.own_settings(system.weights)['res']) != options.res:
+            parser.error(f'{system.name}: its weights draw {res} pixels; --res={options.res}')
     return options, shared
 
 

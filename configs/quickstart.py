@@ -10,9 +10,10 @@ from ml_collections import ConfigDict
 from fi_jax.config import make
 
 SETTINGS = {
-    'minutes': 6.0,  # of which the stages have their shares by their steps
-    'steps.stage1': 500,
-    'steps.stage2': 150,
+    # Of the minutes the stages have shares like their steps, compilation included.
+    'minutes': 6.5,
+    'steps.stage1': 400,
+    'steps.stage2': 250,
     'data.length': 6_000,
     'checkpoint.every': 250,
     'pictures_every': 250,

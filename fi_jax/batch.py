@@ -65,6 +65,11 @@ PREPARED: Specs = {
 }
 
 
+def label_names(config: Any) -> list[str]:
+    """The attributes that a batch carries, in their order."""
+    return [label for label in config.data.labels.split(',') if label]
+
+
 def shapes(specs: Specs, **sizes: int) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
     """(shape, dtype) of each key under these sizes; optional ones only where K is among them."""
     return {

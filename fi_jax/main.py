@@ -124,10 +124,9 @@ def main(argv: list[str]) -> None:
         message = ' '.join(str(error).split())
         if code is None:
             code, message = faults.Exit.USER_ERROR, f'{message} (--debug shows where)'
-        if faults.joined() and code != faults.Exit.PREEMPTED:
-            faults.leave(code, message)  # a farewell to the others would wait for them
-        print(f'error: {message}', file=sys.stderr)
-        sys.exit(int(code))
+        if faults.joined() and code == faults.Exit.PREEMPTED:
+            jax.distributed.shutdown()  # after any other error the farewell would wait for the rest
+        faults.leave(code, message)  # and for no compilation that is under way
 
 
 def open_config(config: ConfigDict, place: Path) -> ConfigDict:

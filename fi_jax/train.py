@@ -16,7 +16,6 @@ from jax.sharding import Mesh
 
 from fi_jax import sharding, steps
 from fi_jax.augmentation import make_augment
-from fi_jax.batch import BATCH, shapes
 from fi_jax.evaluation.scoring import record_failure
 from fi_jax.evaluation.tasks import task_of
 from fi_jax.input_pipeline.loader import EvalExamples, SkipBadImages, eval_batches, train_iterator
@@ -27,7 +26,7 @@ from fi_jax.optim import make_optimizers
 from fi_jax.pretrained import warm_start
 from fi_jax.pretrained.export import export_run
 from fi_jax.run import budget
-from fi_jax.run.ahead import Ahead
+from fi_jax.run.ahead import Ahead, step_arguments
 from fi_jax.run.checkpoint import Checkpointer
 from fi_jax.run.faults import HostWatch, NonFinite, Preempted, Preemption
 from fi_jax.run.folder import fingerprint
@@ -105,8 +104,9 @@ def _train(
     arguments = step_arguments(config, fresh, placement, constants)
 
     def compile_ahead(ahead: Ahead, stages: list[str]) -> None:
-        # On a CPU only what is waited for: the steps before would miss the cores.
-        for stage in stages[:1] if jax.default_backend() == 'cpu' else stages:
+        # Beside steps on TPUs alone: on a CPU they would miss the cores, and on a GPU the compiler
+        # tries kernels on the device.
+        for stage in stages if jax.default_backend() == 'tpu' else stages[:1]:
             ahead.begin(programs[stage], *arguments)
 
     with (
@@ -115,7 +115,8 @@ def _train(
         Ahead() as ahead,
     ):
         done = checkpointer.latest()
-        begins_anew = done is None and not config.warm_start  # and no mistake may end it yet
+        # A checkpoint, or another run, may yet be refused, and tells what is still to be done.
+        begins_anew = done is None and not config.warm_start
         if begins_anew:
             compile_ahead(ahead, [stage for stage, _, _ in plan])
         # It runs once: on a CPU, compiling it well takes many times longer than running it.
@@ -138,14 +139,6 @@ def _train(
                 'config.warm_start is empty: %s begins from fresh weights, without the stage '
                 'before it', plan[0][0],
             )  # fmt: skip
-        if not begins_anew:
-            coming = [
-                stage
-                for place, (stage, _, last) in enumerate(plan)
-                if (config.minutes or last > int(state.step))
-                and not any(later in begun for later, _, _ in plan[place + 1 :])
-            ]
-            compile_ahead(ahead, coming)
         record_run(config, workdir)
         clock.first = clock.last = int(state.step)
         # Also what a start left that was killed before its first checkpoint.
@@ -154,6 +147,16 @@ def _train(
         about['data'] = fingerprint(faces)
         counts = {stage: last - first for stage, first, last in plan}
         timer = budget.Budget(config.minutes, counts, seconds, begin)
+
+        def is_over(place: int, step: int) -> bool:
+            stage, first, _ = plan[place]
+            first = begun.get(stage, step) if config.minutes else first
+            ended = step > first and timer.moment(stage, first, step) >= counts[stage]
+            return ended or any(later in begun for later, _, _ in plan[place + 1 :])
+
+        if not begins_anew:
+            coming = [plan[i][0] for i in range(len(plan)) if not is_over(i, int(state.step))]
+            compile_ahead(ahead, coming)
 
         log_samples = SampleLogger(method, held_back, config, mesh, writer)
         validation = EvalExamples(
@@ -194,15 +197,12 @@ def _train(
 
         for place, (stage, first, last) in enumerate(plan):
             step = int(state.step)
-            if config.minutes:
-                first = begun.get(stage, step)
-            over = step > first and timer.moment(stage, first, step) >= counts[stage]
-            if over or any(later in begun for later, _, _ in plan[place + 1 :]):
+            if is_over(place, step):
                 continue
-            begun[stage] = first
+            over, first = False, begun.setdefault(stage, step if config.minutes else first)
             if step == 0:
                 on_step_end(stage, step, state)
-            train_step, start = programs[stage], jax.device_put(np.int32(first), replicated)
+            train_step, start = programs.pop(stage), jax.device_put(np.int32(first), replicated)
             meter = Meter(stage, config, None if config.minutes else last, writer, clock)
             kind, moment = 'compile', None
             while not over:
@@ -241,25 +241,6 @@ def _train(
             logging.warning('%d evaluations failed: %s', len(trouble), ', '.join(trouble))
     logging.info('done: look at %s', workdir / 'samples')
     return state
-
-
-def step_arguments(
-    config: Any, fresh: TrainState, placement: TrainState, constants: dict[str, jax.Array]
-) -> tuple[Any, ...]:
-    """What a training step is called with: shapes and shardings; fresh: those of the state."""
-    mesh = jax.tree.leaves(placement)[0].mesh
-    one, many = sharding.replicated(mesh), sharding.by_example(mesh)
-    state = jax.tree.map(
-        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), fresh, placement
-    )
-    labels = len([label for label in config.data.labels.split(',') if label])
-    sizes = {'B': config.batch_size, 'R': config.res, 'K': labels}
-    batch = {
-        name: jax.ShapeDtypeStruct(shape, dtype, sharding=many)
-        for name, (shape, dtype) in shapes(BATCH, **sizes).items()
-    }
-    moment = jax.ShapeDtypeStruct((), np.float32, sharding=one) if config.minutes else None
-    return state, batch, constants, moment, jax.ShapeDtypeStruct((), np.int32, sharding=one)
 
 
 def stop_if_diverged(state: TrainState, max_skips: int, trouble: str) -> None:

@@ -329,7 +329,7 @@ def test_modes_open_a_file_from_the_command_line(exported, tmp_path):
     flags = [f'--checkpoint={exported}', '--mode=sample', '--config.sample.limit=2']
     code, out = Program(tmp_path, *flags, '--config.prior=visible').finish()
     assert code == 1 and "config.prior='visible' (there: 'normal')" in out
-    code, out = Program(tmp_path, *flags, '--config=configs/stage1.py:tiny,ablate=z4').finish()
+    code, out = Program(tmp_path, '--config=configs/stage1.py:tiny,ablate=z4', *flags).finish()
     assert code == 1 and 'config.nets.z_dim=4' in out
     code, out = Program(tmp_path, *flags, '--config.sample.num_samples=2').finish()
     assert code == 0, out

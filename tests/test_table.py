@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks import table
 from fi_jax.evaluation import results as res
+from tests import tiny_weights
 
 ROOT = Path(__file__).parents[1]
 TWO = """
@@ -46,7 +47,7 @@ def test_the_list_that_comes_along_names_configs_that_are_there():
     [
         (TWO + TWO, 'two systems'),
         (TWO.replace('config = "degan"', 'config = "degan"\nseed = 1'), "no fields \\['seed'\\]"),
-        (TWO + '\n[[system]]\nname="c"\nconfig="degan"\nafter="d"', 'is none before it'),
+        (TWO + '\n[[system]]\nname="c"\nconfig="degan"\nafter="d"', 'is no training before it'),
         (TWO + '\n[[system]]\nname="c"', 'c: give config, or weights'),
         ('', 'names no system'),
     ],
@@ -56,16 +57,22 @@ def test_a_wrong_list_is_refused_by_name(tmp_path, text, said):
         table.read_list(listed(tmp_path, text))
 
 
-def test_weights_from_elsewhere_are_found_from_the_list_on_and_scored_alone(tmp_path):
+def test_weights_from_elsewhere_are_found_from_the_list_on_and_scored_alone(tmp_path, capsys):
     entry = '\n[[system]]\nname = "theirs"\nweights = "their.safetensors"'
     with pytest.raises(FileNotFoundError, match=r'theirs: weights=their\.safetensors'):
         table.read_list(listed(tmp_path, TWO + entry))
-    (tmp_path / 'their.safetensors').touch()
-    *_, system = table.read_list(listed(tmp_path, TWO + entry))
-    options, _ = table.parse([f'--systems={listed(tmp_path, TWO + entry)}', '--out=x'])
-    flags = table.evaluation(system, options, [])
-    assert f'--checkpoint={tmp_path / "their.safetensors"}' in flags and '--mode=eval' in flags
-    assert not any('--checkpoint' in x for x in table.evaluation(options.systems[0], options, []))
+    file = tiny_weights.write(tmp_path / 'their.safetensors')
+    asked = [f'--systems={listed(tmp_path, TWO + entry)}', '--out=x', '--tiny']
+    faces = '--config.data.source=procedural', '--config.data.test_share=0.2'
+    options, shared = table.parse([*asked, *faces])
+    first, _, system = options.systems
+    flags = table.evaluation(system, options, shared)
+    assert f'--checkpoint={file}' in flags and flags[-1] == '--config.data.test_share=0.2'
+    assert not any('--checkpoint' in flag for flag in table.evaluation(first, options, shared))
+    for wrong, said in ((asked, 'data.source'), ([*asked[:2], *faces], '32 pixels')):
+        with pytest.raises(SystemExit):
+            table.parse(wrong)
+        assert said in capsys.readouterr().err
 
 
 def test_all_see_as_many_images_whatever_their_batches(tmp_path):

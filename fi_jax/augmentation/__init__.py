@@ -18,7 +18,7 @@ from jax.sharding import Mesh, PartitionSpec
 from fi_jax import rng, sharding
 from fi_jax.augmentation import holes, looks, places
 from fi_jax.augmentation.draws import Draws
-from fi_jax.batch import READ, check, shapes
+from fi_jax.batch import READ, check, label_names, shapes
 from fi_jax.features import Batch, draw_hull, draw_landmarks
 from fi_jax.input_pipeline.reading import LABELS, margin_of
 
@@ -44,8 +44,8 @@ def make_augment(config: Any, mesh: Mesh) -> Callable[[Batch], dict[str, jax.Arr
         batched, mesh=mesh, in_specs=(PartitionSpec(), rows), out_specs=rows, check_vma=False
     )
     there = sharding.by_example(mesh)
-    labels = len([label for label in data.labels.split(',') if label])
-    sizes = {'B': config.batch_size, 'S': config.res + 2 * margin_of(config), 'K': labels}
+    side, labels = config.res + 2 * margin_of(config), label_names(config)
+    sizes = {'B': config.batch_size, 'S': side, 'K': len(labels)}
     like = {
         name: jax.ShapeDtypeStruct(shape, dtype, sharding=there)
         for name, (shape, dtype) in shapes(READ, **sizes).items()

@@ -13,7 +13,7 @@ import numpy as np
 from absl import logging
 
 from fi_jax import landmarks as lm
-from fi_jax.batch import READ, zeros
+from fi_jax.batch import READ, label_names, zeros
 from fi_jax.input_pipeline.records import BadImage, Record, Source, decode
 
 Example = dict[str, Any]  # of arrays and numpy scalars
@@ -138,7 +138,7 @@ def labels_of(source: Source, config: Any) -> tuple[str, ...]:
 
     Raises ValueError where none of a sample of images has one of them.
     """
-    labels = tuple(filter(None, config.data.labels.split(',')))
+    labels = tuple(label_names(config))
     if labels:
         places = np.linspace(0, len(source) - 1, min(256, len(source))).astype(int)
         found = {label for i in places.tolist() for label in source[i].attributes or ()}

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from fi_jax import features, losses, rng
+from fi_jax.batch import label_names
 from fi_jax.features import Batch
 from fi_jax.methods import Method, Nets, Phase, Settings
 from fi_jax.nets.stargan import Critic, Generator, Labels
@@ -65,7 +66,7 @@ SETTINGS = Settings(
 def make(config: Any) -> Method:
     """The method of a config; raises ValueError where no attributes are named."""
     c, dtype = config.stargan, jnp.dtype(config.dtype)
-    count = len([label for label in config.data.labels.split(',') if label])
+    count = len(label_names(config))
     if not count:
         raise ValueError(
             "config.data.labels='': name the attributes that samples are draws of, with commas "

@@ -43,7 +43,8 @@ from fi_jax.run.writers import save_json, save_png, write_png
 _OF_HOLE = re.compile(r'(.+)[_-](?:mask|hole)[_-]?\d*')  # how the hole of a photo is named
 SIDECAR, REPORT = 'sidecar.json', 'report.json'
 _TILE = 180
-_WRITERS = min(4, os.cpu_count() or 1)  # each holds a photo
+_WRITERS = min(4, os.cpu_count() or 1)
+_AT_ONCE = 16_000_000  # photo pixels in the hands of all writers; one may need 100 bytes of each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +158,8 @@ def write(result: Result, out: Path, about: dict[str, Any]) -> None:
             write_png(file, result.photo.image(pixels, result.hole), told)
         return _tile(result, pixels)
 
-    with ThreadPoolExecutor(_WRITERS) as pool:  # compression lets go of the interpreter
+    writers = max(1, min(_WRITERS, _AT_ONCE // result.hole.size))
+    with ThreadPoolExecutor(writers) as pool:  # compression lets go of the interpreter
         tiles = list(pool.map(one, range(len(result))))
     save_png(out / 'uncertainty.png', _as_grey(result.uncertainty)[..., None])
     with atomic_write(out / 'sheet.jpg') as part, open(part, 'wb') as file:

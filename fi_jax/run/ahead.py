@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
+import numpy as np
+
+from fi_jax import sharding
+from fi_jax.batch import BATCH, label_names, shapes
+from fi_jax.state import TrainState
 
 
 class Ahead:
@@ -38,3 +44,21 @@ class Ahead:
 
 def _like(x: Any) -> Any:
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+
+
+def step_arguments(
+    config: Any, fresh: TrainState, placement: TrainState, constants: Mapping[str, jax.Array]
+) -> tuple[Any, ...]:
+    """What a training step is called with: shapes and shardings; fresh: those of the state."""
+    mesh = jax.tree.leaves(placement)[0].mesh
+    one, many = sharding.replicated(mesh), sharding.by_example(mesh)
+    state = jax.tree.map(
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), fresh, placement
+    )
+    sizes = {'B': config.batch_size, 'R': config.res, 'K': len(label_names(config))}
+    batch = {
+        name: jax.ShapeDtypeStruct(shape, dtype, sharding=many)
+        for name, (shape, dtype) in shapes(BATCH, **sizes).items()
+    }
+    moment = jax.ShapeDtypeStruct((), np.float32, sharding=one) if config.minutes else None
+    return state, batch, constants, moment, jax.ShapeDtypeStruct((), np.int32, sharding=one)

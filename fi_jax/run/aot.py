@@ -25,8 +25,9 @@ from jax.sharding import Mesh
 from fi_jax import sharding, steps
 from fi_jax.methods import make_method
 from fi_jax.optim import make_optimizers
+from fi_jax.run.ahead import step_arguments
 from fi_jax.run.writers import save_json
-from fi_jax.state import TrainState, example_batch, init_state
+from fi_jax.state import TrainState, init_state
 
 CELEBA_TRAIN = 162_770  # faces in the training split of CelebA (Liu et al., 2015)
 EPOCHS = 100
@@ -153,13 +154,7 @@ def abstract_step(
         donate_argnums=0,
         out_shardings=(placement, sharding.replicated(mesh)),
     )
-    state = jax.tree.map(
-        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), state, placement
-    )
-    batch = {
-        name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.by_example(mesh))
-        for name, x in example_batch(config.res, config.batch_size).items()
-    }
+    state, batch, *_ = step_arguments(config, state, placement, {})
     return step, state, batch, mesh
 
 

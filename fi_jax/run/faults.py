@@ -120,8 +120,8 @@ def first_line(error: BaseException) -> str:
 def leave(code: Exit, message: str) -> None:
     """End this process now, from any thread, whatever the others are doing."""
     print(f'error: {message}', file=sys.stderr)
-    logging.error('%s', message)
     std_logging.shutdown()
+    sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
@@ -183,7 +183,9 @@ class Preemption:
         os.close(pipe)
 
     def _leave(self) -> None:
-        leave(Exit.PREEMPTED, 'preempted; nothing was unsaved: the same command resumes')
+        message = 'preempted; nothing was unsaved: the same command resumes'
+        logging.error('%s', message)  # for the run's log.txt
+        leave(Exit.PREEMPTED, message)
 
 
 class HostWatch:
@@ -252,7 +254,9 @@ class HostWatch:
                 mark_at = now if said.get('mark') != last.get('mark') else mark_at
                 self._seen[i] = said, heartbeat_at, mark_at
             if (problem := self._problem(now)) and not self._closed.is_set():
-                leave(Exit.HOST_LOST, f'{problem}; start all hosts again, the run resumes')
+                message = f'{problem}; start all hosts again, the run resumes'
+                logging.error('%s', message)
+                leave(Exit.HOST_LOST, message)
 
     def _read(self, index: int) -> dict[str, Any]:
         try:
