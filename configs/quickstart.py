@@ -11,7 +11,7 @@ from fi_jax.config import make
 
 SETTINGS = {
     # Of the minutes the stages have shares like their steps, compilation included.
-    'minutes': 6.5,
+    'minutes': 8.0,
     'steps.stage1': 400,
     'steps.stage2': 250,
     'data.length': 6_000,
