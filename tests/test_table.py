@@ -12,6 +12,7 @@ import pytest
 from benchmarks import table
 from fi_jax.evaluation import results as res
 from tests import tiny_weights
+from tests.compilation import QUICK
 
 ROOT = Path(__file__).parents[1]
 TWO = """
@@ -102,7 +103,7 @@ def test_two_systems_are_trained_scored_and_compared_and_again_nothing_is(tmp_pa
         sys.executable, '-m', 'benchmarks.table', f'--systems={listed(tmp_path, TWO)}',
         f'--out={out}', '--tiny', '--config.eval.metrics=image',
     ]  # fmt: skip
-    env = {**os.environ, 'PYTHONPATH': str(ROOT)}
+    env = {**os.environ, 'PYTHONPATH': str(ROOT), 'XLA_FLAGS': QUICK}  # one device
 
     def run():
         return subprocess.run(command, check=False, capture_output=True, text=True, env=env)
