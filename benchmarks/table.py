@@ -272,8 +272,8 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
             continue
         if not _value(shared, 'data.source'):
             parser.error(f'{system.name}: weights are scored on photos: add --config.data.source')
-        if (res := pretrained.own_settings(system.weights)['res']) != options.res:
-            parser.error(f'{system.name}: its weights draw {res} pixels; --res={options.res}')
+        if (side := pretrained.own_settings(system.weights)['res']) != options.res:
+            parser.error(f'{system.name}: its weights draw {side} pixels; --res={options.res}')
     return options, shared
 
 
