@@ -178,6 +178,8 @@ def main() -> None:
                 cells = f'{row["detected"]:10.3f}{row["nme"]:8.4f}'
                 if 'slope' in row:
                     cells += f'{row["slope"]:8.2f}{row["correlation"]:13.2f}'
+                elif name != 'none':
+                    cells += '  the moved points leave the holes, or no face was detected'
                 print(f'{title:20s}{cells}')
     page = pictures.grid(list(sheet), [np.stack(column[:10]) for column in sheet.values()], _TILE)
     path = results_of(args.workdir) / f'obedience_{args.holes}.png'

@@ -1,12 +1,16 @@
 """Photos from outside: faces found, pixels outside the hole, the seam, seconds and memory.
 
 python -m benchmarks.own_photos --weights=FILE --photos=FACES.zip --points=POINTS.npz --limit=40
+python -m benchmarks.own_photos ... --model=face_landmarker.task    # and a corner that is dragged
 
 Each photo gets one kind of hole, in turn, laid by the landmarks in --points (an .npz or shards); a
 photo without a row there is left out. Every fourth is enlarged to a longer side of --enlarge pixels
 first. A face counts as found where the surest answer lies within a quarter of the eyes' distance of
 the given points, on average. The seam is the mean step of grey levels across the hole's border,
-less that of the photo itself.
+less that of the photo itself. With --model, MediaPipe's: under a hole over the mouth its left
+corner is dragged outwards and up by --drag of the eyes' distance, as on the page, and the same
+samples are drawn again; how far the corner went, as a share of the drag, beside what MediaPipe sees
+of it in the photo itself, warped. Not where a photo is enlarged.
 """
 
 from __future__ import annotations
@@ -22,8 +26,11 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.obedience import Finder, mediapipe
+from fi_jax.augmentation.places import warp
 from fi_jax.input_pipeline import holes, landmark_shards
 from fi_jax.input_pipeline.archives import Folder, Zip
 from fi_jax.input_pipeline.records import decode
@@ -32,6 +39,7 @@ from fi_jax.photo.finding import NoFaceFound
 from fi_jax.photo.restorer import load
 from fi_jax.photo.result import Result
 
+CORNER = 54  # of the mouth, on the right of the picture
 KINDS = ('centre', 'mouth', 'eyes', 'lower_half', 'half_face', 'strokes')
 
 
@@ -90,6 +98,51 @@ def measure(
     }
 
 
+def follow(
+    complete: Callable[..., Result],
+    find: Finder,
+    pixels: np.ndarray,
+    points: np.ndarray,
+    drag: float,
+) -> dict[str, float]:
+    """How far a dragged corner of the mouth went, in completions and in the photo, warped; 1: all.
+
+    NaN where a picture shows the detector no face.
+    """
+    across = points[45] - points[36]
+    way = drag * (across + 0.5 * np.array([across[1], -across[0]]))
+    apart = np.linalg.norm(points[48:] - points[CORNER], axis=1)
+    near = 0.06 * np.linalg.norm(np.ptp(points, axis=0))  # as the page's "point and near"
+    move = np.zeros_like(points)
+    move[48:] = np.exp(-np.square(apart / near) / 2)[:, None] * way
+    reached = np.concatenate([points[48:], points[48:] + move[48:]])
+    margin = 0.2 * np.linalg.norm(across)
+    left, top = np.maximum(reached.min(0) - margin, 0).astype(int)
+    right, bottom = (reached.max(0) + margin).astype(int)
+    missing = np.zeros(pixels.shape[:2], bool)
+    missing[top:bottom, left:right] = True
+    damaged = np.where(missing[..., None], np.uint8(128), pixels)
+    shape = complete(damaged, missing, num_samples=1).landmarks[0]
+    still, moved = (complete(damaged, missing, landmarks=shape + m) for m in (0 * move, move))
+    pairs = [[still.pixels(k), moved.pixels(k)] for k in range(len(still))]
+    pairs.append([pixels, _bent(pixels, points, move)])
+    went = []
+    for before, after in (find(np.stack(pair)) for pair in pairs):
+        if before is None or after is None:
+            went.append(np.nan)
+        else:
+            went.append(float((after - before)[CORNER] @ way / (way @ way)))
+    return {'followed': float(np.mean(went[:-1])), 'followed_warped': went[-1]}
+
+
+def _bent(pixels: np.ndarray, points: np.ndarray, move: np.ndarray) -> np.ndarray:
+    """The photo warped so that its points move."""
+    height, width = pixels.shape[:2]
+    side = max(height, width)
+    square = np.pad(pixels, ((0, side - height), (0, side - width), (0, 0)), 'edge')
+    return np.asarray(warp(*map(jnp.asarray, (square, points, move)))[0])[:height, :width]
+
+
 def _unblended(result: Result) -> np.ndarray:
     """Completion 0 laid in as it is, without the field that makes it meet the photo."""
     part = result.parts[0]
@@ -110,6 +163,9 @@ def main() -> None:
     parser.add_argument('--enlarge', type=int, default=3000)
     parser.add_argument('--num_samples', type=int, default=2)
     parser.add_argument('--steps', type=int)
+    parser.add_argument('--model', default='', help='face_landmarker.task: drag a corner too')
+    parser.add_argument('--drag', type=float, default=0.15, help="of the eyes' distance")
+    parser.add_argument('--guidance', type=float)
     parser.add_argument('--out', default='')
     options = parser.parse_args()
     source: Any = (Folder if Path(options.photos).is_dir() else Zip)(options.photos)
@@ -120,17 +176,22 @@ def main() -> None:
         load(options.weights, options.predictor),
         num_samples=options.num_samples,
         steps=options.steps,
+        guidance=options.guidance,
     )
+    find = mediapipe(options.model) if options.model else None
     rows = []
     for number, index in enumerate(known):
         record = source[index]
         pixels, points = decode(record.image, record.name), table[record.name].points
-        if number % 4 == 3 and max(pixels.shape) < options.enlarge:
+        enlarge = number % 4 == 3
+        if enlarge and max(pixels.shape) < options.enlarge:
             times = options.enlarge / max(pixels.shape)
             pixels = cv2.resize(pixels, None, fx=times, fy=times, interpolation=cv2.INTER_CUBIC)
             points = ((points + 0.5) * times - 0.5).astype(np.float32)
         kind = KINDS[number % len(KINDS)]
         rows.append(measure(complete, pixels, points, kind, record.name))
+        if find and not enlarge and rows[-1]['found']:
+            rows[-1] |= follow(complete, find, pixels, points, options.drag)
         print(json.dumps(rows[-1]), flush=True)
     done = [r for r in rows if 'seam' in r]
     mean = {k: float(np.mean([r[k] for r in done])) for k in ('seam', 'seam_unblended', 'natural')}
@@ -142,6 +203,14 @@ def main() -> None:
         f'{np.median([r["seconds"] for r in rows if "seconds" in r]):.1f} s; '
         f'{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB'
     )
+    dragged = np.array([(r['followed'], r['followed_warped']) for r in rows if 'followed' in r])
+    dragged = dragged[np.isfinite(dragged).all(1)] if len(dragged) else dragged
+    if len(dragged):
+        print(
+            f'the corner of {len(dragged)} hidden mouths dragged by {options.drag} of the eyes: '
+            '{:.2f} of it on average in completions, {:.2f} in the photo, warped; {:.0f} % of the '
+            'completions went its way'.format(*dragged.mean(0), 100 * (dragged[:, 0] > 0).mean())
+        )
     if options.out:
         Path(options.out).write_text(json.dumps(rows, indent=1) + '\n')
 

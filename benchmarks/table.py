@@ -153,10 +153,11 @@ def finished(run: Path, job: str, flags: Sequence[str]) -> bool:
     path = run / f'{NAME}_{job}.json'
     if not path.is_file():
         return False
-    before = json.loads(path.read_text())['flags']
-    if before != list(flags):
+    before = dict(flag.partition('=')[::2] for flag in json.loads(path.read_text())['flags'])
+    now = dict(flag.partition('=')[::2] for flag in flags)  # of a flag given twice the last counts
+    if other := sorted(before.items() ^ now.items()):
         raise ValueError(
-            f'{run}: {job} was done with other flags ({" ".join(set(before) ^ set(flags))}); '
+            f'{run}: {job} was done with other flags ({" ".join(map("=".join, other))}); '
             'give another --out, or delete that folder'
         )
     return True

@@ -250,6 +250,17 @@ def test_a_damaged_file_is_refused_in_one_sentence(exported, tmp_path, fault):
     assert str(path) in str(caught.value) and len(str(caught.value)) < 250
 
 
+@pytest.mark.parametrize('shape', [(), (1,), (0, 3), (2, 3)])
+def test_arrays_come_back_in_their_own_shape(tmp_path, shape):
+    path, array = tmp_path / 'x.safetensors', np.arange(np.prod(shape, dtype=int)).reshape(shape)
+    tensors = {'x': array.astype(np.int32), 'turned': array.astype(np.float32).T}
+    path.write_bytes(files.encode(tensors, {'config': {}}))
+    read = files.read(path)[0]
+    for name, value in tensors.items():
+        assert read[name].shape == value.shape
+        np.testing.assert_array_equal(read[name], value)
+
+
 def test_arrays_of_another_method_are_named(exported, predictor_run, tmp_path):
     tensors, about, _ = files.read(exported)
     about['config'] = settings.settings_of(predictor_run[0])

@@ -92,6 +92,11 @@ def test_what_was_done_with_other_flags_is_not_taken_for_done(tmp_path):
     assert not table.finished(tmp_path, 'training', ['--a'])
     (tmp_path / 'table_training.json').write_text(json.dumps({'flags': ['--a'], 'seconds': 1}))
     assert table.finished(tmp_path, 'training', ['--a'])
+    again = {'flags': ['--a=1', '--b=2'], 'seconds': 1}
+    (tmp_path / 'table_scoring.json').write_text(json.dumps(again))
+    assert table.finished(tmp_path, 'scoring', ['--b=3', '--a=1', '--b=2'])  # the last counts
+    with pytest.raises(ValueError, match=r'--b=2 --b=3'):
+        table.finished(tmp_path, 'scoring', ['--b=3', '--a=1'])
     with pytest.raises(ValueError, match='other flags'):
         table.finished(tmp_path, 'training', ['--b'])
 

@@ -109,7 +109,7 @@ def membrane(values: np.ndarray, unknown: np.ndarray) -> np.ndarray:
         coarse = membrane(small, weight < 1e-6)
         start = cv2.resize(coarse, (w, h), interpolation=cv2.INTER_LINEAR)
     else:
-        mean = (values * known[..., None]).sum((0, 1)) / max(known.sum(), 1.0)
+        mean = (values * known[..., None]).sum((0, 1)) / max(float(known.sum()), 1.0)
         start = np.broadcast_to(mean, values.shape)
     field = np.where(unknown[..., None], start, values).astype(np.float32)
     cross = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]], np.float32) / 4

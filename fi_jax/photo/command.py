@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> int:
         if options.photo or not options.demo:
             jobs += jobs_of(options.photo, options.hole)
         restorer = load(options.weights, options.predictor)
-        if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
+        if not jax.config.values['jax_compilation_cache_dir']:
             sharding.keep_compiled(restorer.config.get('compile_cache', ''))
         box = _box(options.face, jobs)
     except (ValueError, OSError) as error:

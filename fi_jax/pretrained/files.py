@@ -31,7 +31,7 @@ Tensors = dict[str, np.ndarray]
 
 def encode(tensors: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> bytes:
     """The file's bytes: the same for the same arrays and words."""
-    arrays = {name: np.ascontiguousarray(x) for name, x in tensors.items()}
+    arrays = {name: np.asarray(x, order='C') for name, x in tensors.items()}
     header = {'schema': SCHEMA, 'sha256': _digest(arrays, about), 'about': dict(about)}
     return safetensors.numpy.save(arrays, {KEY: json.dumps(header, sort_keys=True)})
 
