@@ -15,7 +15,7 @@ SETTINGS = {
     'steps.stage1': 400,
     'steps.stage2': 250,
     'data.length': 6_000,
-    'checkpoint.every': 250,
+    'checkpoint.every': 1_000,  # and at the end of each stage, with a validation
     'pictures_every': 250,
     'optim.lr': 5e-4,
     'optim.b1': 0.5,

@@ -46,8 +46,8 @@ CHECKPOINT = flags.DEFINE_string(
 SAMPLES_DIR = flags.DEFINE_string('samples_dir', None, 'eval: score these images, of any program.')
 TRUTH_DIR = flags.DEFINE_string('truth_dir', '', 'Their originals; default: --samples_dir.')
 HOLES_DIR = flags.DEFINE_string('holes_dir', '', 'Their holes, white = missing; the same default.')
-COMPARE = flags.DEFINE_list(
-    'compare', None, 'eval: run folders, or eval/*.npz files, to put side by side.'
+COMPARE = flags.DEFINE_multi_string(
+    'compare', [], 'eval: run folders, or eval/*.npz files, to put side by side.'
 )
 TOPOLOGY = flags.DEFINE_string('topology', 'v5e:4x4', 'compile: the chips, or cpu:8.')
 PROFILE_STEPS = flags.DEFINE_string(
@@ -79,7 +79,8 @@ def main(argv: list[str]) -> None:
     from fi_jax.sample import sample_run
     from fi_jax.train import train_and_evaluate
 
-    config, runs = CONFIG.value, [*(COMPARE.value or ()), *argv[1:]]
+    config = CONFIG.value
+    runs = [run for given in COMPARE.value for run in given.split(',')] + argv[1:]
     places = CHECKPOINT.value, WORKDIR.value, SAMPLES_DIR.value, *runs[:1]
     workdir = Path(next(filter(None, places)))
     modes: dict[str, Callable[..., object]] = {

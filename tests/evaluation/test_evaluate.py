@@ -740,10 +740,13 @@ def run(*flags):
 def test_the_command_compares_runs_and_needs_no_config(tmp_path):
     for name, seed in (('a', 0), ('b', 1)):
         res.save(made_up(seed=seed), tmp_path / name / 'eval' / 'test_mixture.npz')
-    done = run('--compare', str(tmp_path / 'a'), str(tmp_path / 'b'), f'--workdir={tmp_path / "o"}')
-    assert done.returncode == 0, done.stderr
-    page = (tmp_path / 'o' / 'report' / 'compare_test_mixture.html').read_text()
-    assert 'a · b' in page
+    both = [str(tmp_path / name) for name in 'ab']
+    for given in (['--compare', *both], [f'--compare={name}' for name in both]):
+        done = run(*given, f'--workdir={tmp_path / "o"}')
+        assert done.returncode == 0, done.stderr
+        page = tmp_path / 'o' / 'report' / 'compare_test_mixture.html'
+        assert 'a · b' in page.read_text()
+        page.unlink()
     files = [str(tmp_path / name / 'eval' / 'test_mixture.npz') for name in 'ab']
     assert run('--compare', *files).returncode == 0
     assert (tmp_path / 'a' / 'report' / 'compare_files.html').is_file()
