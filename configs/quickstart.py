@@ -21,7 +21,8 @@ SETTINGS = {
     'optim.b1': 0.5,
     'loss.kl_z': 3e-3,
     'optim.ema_halflife_images': 500.0,
-    'eval.limit': 128,
+    'eval.limit': 64,
+    'validate.limit': 32,
     'eval.metrics': 'image,seam',
 }
 

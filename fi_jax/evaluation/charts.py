@@ -82,14 +82,17 @@ def tradeoff(results: Results, summary: Summary) -> Figure | None:
         body += svg.whisker(across(x['low']), cy, across(x['high']), cy, colour)
         body += svg.dot(cx, cy, 6, colour, _hint(row, results, y, QUALITY) + ' dB')
         if best is not None:
-            by = up(best['mean'])
-            body += svg.line(cx, cy - 6, cx, by + 6, f'class="stem" style="stroke:{colour}"')
-            body += svg.circle(cx, by, 5, f'class="open" style="stroke:{colour}"')
-            body += svg.text(cx - 10, by + 4, 'best of N', 'end', 'label')
-        body += svg.text(cx - 11, cy + 20, title_of(row, results), 'end', 'label')
+            hint = f'{title_of(row, results)}, best of N: {best["mean"]:.2f} dB'
+            body += svg.line(
+                cx, cy - 6, cx, up(best['mean']), f'class="stem" style="stroke:{colour}"'
+            )
+            body += svg.dot(cx, up(best['mean']), 5, colour, hint, ring=True)
+        above = up(best['mean'] if best is not None else y['mean']) - 12
+        body += svg.text(cx, above, title_of(row, results), 'middle', 'label')
     note = (
-        'Up is closer to the truth, right is more diverse. Diversity counts only at equal quality: '
-        'noise is diverse too. Rows of one completion stand at 0; the real image is off the scale.'
+        'Up is closer to the truth, right is more diverse. Dots: the mean over samples; rings: the '
+        'best of N. Diversity counts only at equal quality: noise is diverse too. Rows of one '
+        'completion stand at 0; the real image is off the scale.'
     )
     return Figure(svg.drawing(body, 'quality against diversity'), 'Quality against diversity', note)
 
@@ -116,13 +119,11 @@ def calibration(results: Results, summary: Summary) -> Figure | None:
         colour = colour_of(row, results)
         for kind in ('error', 'spread'):
             places = [(across(c['area']), up(c[kind]['mean'])) for c in cells]
-            if row == rows[0] and places:
-                body += svg.text(places[0][0] + 8, places[0][1] + 20, kind, 'start', 'label')
             body += svg.curve(places, colour, dashed=kind == 'error')
             for (x, y), cell in zip(places, cells, strict=True):
                 body += svg.whisker(x, up(cell[kind]['low']), x, up(cell[kind]['high']), colour)
                 hint = f'{kind} {cell[kind]["mean"]:.3f}, {cell[kind]["count"]} images'
-                body += svg.dot(x, y, 4, colour, hint)
+                body += svg.dot(x, y, 4, colour, hint, ring=kind == 'error')
     two = Metric('', digits=2)
     ratios = [
         f'{title_of(row, results)}: {number(r["mean"], two)} ({interval(r, two)})'
@@ -131,7 +132,7 @@ def calibration(results: Results, summary: Summary) -> Figure | None:
         if r
     ]
     note = (
-        'Solid: distance of two samples; dashed: distance of a sample and the truth. Where the '
+        'Dots: distance of two samples; rings: distance of a sample and the truth. Where the '
         'truth could be one more sample the two are equal, and both go to 0 with the hole. '
         f'Spread / error, {"; ".join(ratios)}.'
     )

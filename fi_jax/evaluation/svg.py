@@ -143,9 +143,9 @@ def circle(x: float, y: float, r: float, style: str) -> str:
     return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{r}" {style}/>'
 
 
-def dot(x: float, y: float, r: float, colour: str, hint: str) -> str:
-    """A filled circle with a tooltip."""
+def dot(x: float, y: float, r: float, colour: str, hint: str, ring: bool = False) -> str:
+    """A circle with a tooltip: filled, or a ring."""
+    style = f'class="open" style="stroke:{colour}"' if ring else f'style="fill:{colour}"'
     return (
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{r}" style="fill:{colour}">'
-        f'<title>{escape(hint)}</title></circle>'
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{r}" {style}><title>{escape(hint)}</title></circle>'
     )
