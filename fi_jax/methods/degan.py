@@ -46,7 +46,6 @@ def defaults(res: int) -> dict[str, Any]:
             patch_adversarial=0.0075,
             global_adversarial=0.005,
             softplus_mean=True,
-            latent=0.0,  # of the draw, read back off the completion; not the authors'
         ),
     )
 
@@ -79,7 +78,6 @@ SETTINGS = Settings(
     choices=sizes,
     ablations={
         'linear_mean': {'degan.softplus_mean': False},
-        'read_back': {'degan.latent': 0.05},
         'balanced': {'degan.balanced': True},
         'no_embedding': {'degan.part': 0.0, 'degan.mask': 0.0, 'degan.landmark': 0.0},
         'no_critics': {'degan.patch_adversarial': 0.0, 'degan.global_adversarial': 0.0},
@@ -96,7 +94,6 @@ def make(config: Any) -> Method:
     encoders = tuple(f'encoder_{code}' for code in CODES)
     decoders = {f'decoder_{name}': about for name, about in DECODERS.items()}
     learners = (*encoders, *decoders, 'unet')
-    readers = ('reader',) if c.latent else ()
 
     def seen(batch: Batch) -> jax.Array:
         """The photo in [0,1], black in the hole, which no channel marks."""
@@ -141,8 +138,7 @@ def make(config: Any) -> Method:
     def loss(
         nets: Nets, batch: Batch, key: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        noise = draw(key, batch)
-        codes = encode(nets, batch, noise)
+        codes = encode(nets, batch, draw(key, batch))
         logits = decode(nets, codes, train=True)
         image = nets['unet'](seen(batch), codes['both'])
         known = batch['has_landmarks']
@@ -166,9 +162,6 @@ def make(config: Any) -> Method:
             'mask': of_known(losses.image_mean(losses.bce(logits['mask'], batch['face_mask']))),
             'landmark': of_known(landmark),
         }
-        if c.latent:
-            read = nets['reader'](image)[0]
-            terms['latent'] = jnp.square(read - joined(noise)['both']).mean()
         total = sum(c[name] * term for name, term in terms.items())
         weights = {'critic_patch': c.patch_adversarial, 'critic_global': c.global_adversarial}
         views = dict.fromkeys(IMAGE_CRITICS, image)
@@ -206,7 +199,6 @@ def make(config: Any) -> Method:
             **{name: (codes[code],) for name, (code, _) in decoders.items()},
             'unet': (image, codes['both']),
             **{name: (codes[code],) for name, code in CODE_CRITICS.items()},
-            **dict.fromkeys(readers, (image,)),
         }
 
     nets = {
@@ -216,13 +208,9 @@ def make(config: Any) -> Method:
         'critic_patch': ImageCritic(tuple(c.critic_patch), dtype=dtype),
         'critic_global': ImageCritic(tuple(c.critic_global), whole=True, dtype=dtype),
         **{name: CodeCritic(dtype=dtype) for name in CODE_CRITICS},
-        **{n: Encoder(tuple(c.encoder), 2 * c.code, False, dtype) for n in readers},
     }
     critics = (*IMAGE_CRITICS, *CODE_CRITICS)
-    phases = (
-        Phase('critics', critics, critic_loss),
-        Phase('generator', (*learners, *readers), loss),
-    )
+    phases = (Phase('critics', critics, critic_loss), Phase('generator', learners, loss))
     return Method(
         nets=nets,
         inputs=inputs,

@@ -29,15 +29,6 @@ def test_each_term_moves_the_nets_it_is_meant_for():
     assert not set(critics.nets) & set(generator.nets)
 
 
-def test_a_draw_that_is_read_back_moves_what_hides_it_and_no_decoder():
-    config = degan.get_config('tiny,ablate=read_back')
-    method = make_method(config)
-    found = moves.nets(moves.moved(config, method, method.stages['degan'][1], batch_of(config, 2)))
-    assert found['latent'] == ENCODERS | {'unet', 'reader'}
-    assert 'reader' not in method.sampling
-    assert 'reader' not in make_method(degan.get_config('tiny')).nets
-
-
 def test_faces_without_landmarks_teach_the_image_alone():
     config = degan.get_config('tiny')
     method, batch = make_method(config), batch_of(config)
