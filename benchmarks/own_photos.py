@@ -206,10 +206,11 @@ def main() -> None:
     dragged = np.array([(r['followed'], r['followed_warped']) for r in rows if 'followed' in r])
     dragged = dragged[np.isfinite(dragged).all(1)] if len(dragged) else dragged
     if len(dragged):
+        its_way = 100 * (dragged[:, 0] > 0).mean()
         print(
             f'the corner of {len(dragged)} hidden mouths dragged by {options.drag} of the eyes: '
-            '{:.2f} of it on average in completions, {:.2f} in the photo, warped; {:.0f} % of the '
-            'completions went its way'.format(*dragged.mean(0), 100 * (dragged[:, 0] > 0).mean())
+            '{:.2f} of it on average in completions, {:.2f} in the photo, warped; in {:.0f} % '
+            'of the photos it went that way'.format(*dragged.mean(0), its_way)
         )
     if options.out:
         Path(options.out).write_text(json.dumps(rows, indent=1) + '\n')
