@@ -1,8 +1,8 @@
 """BicycleGAN (Zhu et al., 2017) on holes: image to image, with a code that must be read back.
 
 Of each pair of neighbours the first goes the cVAE-GAN way: its code comes from the encoder's view
-of the whole photo. The second goes the cLR-GAN way: its code is drawn, and read off the completion.
-It knows no landmarks.
+of what the hole hides. The second goes the cLR-GAN way: its code is drawn, and read off the
+completion. It knows no landmarks.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ def defaults(res: int) -> dict[str, Any]:
         steps=dict(bicycle=0),
         bicyclegan=dict(
             z_dim=8,
+            encoder_sees='hole',  # 'photo': all of it, as the authors' does
             unet=((8, 16, 16) if small else (64, 128, 256, 512, 512, 512)[:octaves]),
             encoder=((8, 16) if small else (64, 128, 192, 256, 256)[: octaves - 1]),
             critic=((8, 16) if small else (64, 128, 256)),
@@ -61,7 +62,10 @@ def sizes(res: int) -> dict[str, dict[str, Changes]]:
 SETTINGS = Settings(
     defaults,
     choices=sizes,
-    ablations={'no_code': {'bicyclegan.z': 0.0}},
+    ablations={
+        'no_code': {'bicyclegan.z': 0.0},
+        'whole_photo': {'bicyclegan.encoder_sees': 'photo'},
+    },
     fixed=('bicyclegan',),
 )
 
@@ -71,6 +75,8 @@ def make(config: Any) -> Method:
     c, dtype = config.bicyclegan, jnp.dtype(config.dtype)
     if config.batch_size % (2 * config.accumulate):
         raise ValueError(f'config.batch_size={config.batch_size}: its parts must hold whole pairs')
+    if c.encoder_sees not in ('hole', 'photo'):
+        raise ValueError(f'bicyclegan.encoder_sees={c.encoder_sees!r}: choose hole or photo')
 
     def complete(nets: Nets, batch: Batch, z: jax.Array) -> jax.Array:
         return nets['unet'](jnp.concatenate([batch['masked'], batch['hole']], axis=-1), z)
@@ -78,20 +84,26 @@ def make(config: Any) -> Method:
     def composite(image: jax.Array, batch: Batch) -> jax.Array:
         return features.composite(image, batch['image'], batch['hole'])
 
+    def seen(image: jax.Array, batch: Batch) -> jax.Array:
+        """What the encoder reads a code off. Of a whole photo it reads mostly what is visible."""
+        if c.encoder_sees == 'photo':
+            return image
+        return jnp.concatenate([image * batch['hole'], batch['hole']], axis=-1)
+
     def loss(
         nets: Nets, batch: Batch, key: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """All nets at once: each term stops at the nets that it must not move."""
         vae, lr = pairs.split(batch)
         key_vae, key_lr = jax.random.split(key)
-        mean, logvar = nets['encoder'](vae['image'])
+        mean, logvar = nets['encoder'](seen(vae['image'], vae))
         z_vae = reparameterise(mean, logvar, jax.random.normal(key_vae, mean.shape))
         z_lr = jax.random.normal(key_lr, mean.shape)
         raw = complete(nets, batch, pairs.interleaved(z_vae, z_lr))
         raw_vae, raw_lr = pairs.split(raw)
         fakes = {'critic_vae': composite(raw_vae, vae), 'critic_lr': composite(raw_lr, lr)}
         # Frozen, else encoder and generator could agree on an invisible code.
-        read, _ = nets['encoder'].frozen(fakes['critic_lr'])
+        read, _ = nets['encoder'].frozen(seen(fakes['critic_lr'], lr))
         terms = {
             'l1': losses.image_mean(jnp.abs(raw_vae - vae['image'])).mean(),
             'kl': losses.kl_gaussian(mean, logvar).sum(-1).mean(),
@@ -100,9 +112,13 @@ def make(config: Any) -> Method:
         }
         total = c.l1 * terms['l1'] + c.kl * terms['kl'] + c.z * terms['z']
         for name in CRITICS:
-            adversarial = losses.adversarial_loss('lsgan', nets[name].frozen(fakes[name])).mean()
-            fake = nets[name](jax.lax.stop_gradient(fakes[name]))
-            critic = 0.5 * losses.critic_loss('lsgan', nets[name](vae['image']), fake).mean()
+            frozen = nets[name].frozen(fakes[name])
+            scores = nets[name](vae['image']), nets[name](jax.lax.stop_gradient(fakes[name]))
+            # A sum over the two views, so that the coarser one weighs as much.
+            adversarial, critic = jnp.zeros(()), jnp.zeros(())
+            for judged, real, fake in zip(frozen, *scores, strict=True):
+                adversarial += losses.adversarial_loss('lsgan', judged).mean()
+                critic += losses.critic_loss('lsgan', real, fake).mean()
             total += adversarial + critic
             terms |= {f'adversarial/{name}': adversarial, f'critic/{name}': critic}
         return total, terms
@@ -115,8 +131,12 @@ def make(config: Any) -> Method:
 
     def inputs(batch: Batch) -> dict[str, tuple[jax.Array, ...]]:
         image, z = batch['image'], jnp.zeros((len(batch['image']), c.z_dim))
-        seen = jnp.concatenate([batch['masked'], batch['hole']], axis=-1)
-        return {'unet': (seen, z), 'encoder': (image,), **dict.fromkeys(CRITICS, (image,))}
+        given = jnp.concatenate([batch['masked'], batch['hole']], axis=-1)
+        return {
+            'unet': (given, z),
+            'encoder': (seen(image, batch),),
+            **dict.fromkeys(CRITICS, (image,)),
+        }
 
     nets = {
         'unet': UNet(tuple(c.unet), c.transposed, dtype),

@@ -46,6 +46,9 @@ def defaults(res: int) -> dict[str, Any]:
             patch_adversarial=0.0075,
             global_adversarial=0.005,
             softplus_mean=True,
+            unit_deviation=False,  # of the codes; the authors' is learned, and goes to 0
+            apart=0.0,  # weight of holding two completions of a photo apart
+            least_apart=0.06,  # mean difference in the hole of images in [0,1] that is enough
         ),
     )
 
@@ -78,6 +81,11 @@ SETTINGS = Settings(
     choices=sizes,
     ablations={
         'linear_mean': {'degan.softplus_mean': False},
+        'kept_apart': {
+            'degan.softplus_mean': False,
+            'degan.unit_deviation': True,
+            'degan.apart': 0.3,
+        },
         'balanced': {'degan.balanced': True},
         'no_embedding': {'degan.part': 0.0, 'degan.mask': 0.0, 'degan.landmark': 0.0},
         'no_critics': {'degan.patch_adversarial': 0.0, 'degan.global_adversarial': 0.0},
@@ -171,6 +179,14 @@ def make(config: Any) -> Method:
             term = losses.adversarial_loss('ns', nets[name].frozen(views[name])).mean()
             terms[f'adversarial/{name}'] = term
             total += weight * term
+        if c.apart:
+            second = encode(nets, batch, draw(jax.random.fold_in(key, 1), batch))
+            other = nets['unet'](seen(batch), second['both'])
+            distance = losses.masked_mean(jnp.abs(image - other), batch['hole'])
+            holes = (batch['hole'].sum(axis=(1, 2, 3)) > 0).astype(jnp.float32)
+            near = jax.nn.relu(c.least_apart - distance) * holes
+            terms['near'] = near.sum() / jnp.maximum(holes.sum(), 1.0)
+            total += c.apart * terms['near']
         spread = jnp.stack([x.std(axis=0).mean() for x in (codes['face'], codes['landmarks'])])
         return total, terms | {'code_spread': spread.mean()}
 
@@ -202,7 +218,10 @@ def make(config: Any) -> Method:
         }
 
     nets = {
-        **{n: Encoder(tuple(c.encoder), c.code, c.softplus_mean, dtype) for n in encoders},
+        **{
+            n: Encoder(tuple(c.encoder), c.code, c.softplus_mean, c.unit_deviation, dtype)
+            for n in encoders
+        },
         **{n: Decoder(tuple(c.decoder), k, side, dtype) for n, (_, k) in decoders.items()},
         'unet': UNet(tuple(c.unet), dtype),
         'critic_patch': ImageCritic(tuple(c.critic_patch), dtype=dtype),

@@ -14,6 +14,7 @@ from fi_jax.nets.layers import (
     GaussianHead,
     TransposedConv,
     UpConv,
+    halved,
     instance_norm,
     leaky,
 )
@@ -42,14 +43,16 @@ class UNet(nn.Module):
 
         skips: list[jax.Array] = []
         for level, width in enumerate(self.widths):
-            x = DownConv(width, 4, self.dtype)(with_z(x))
-            # One pixel has no deviation to be normalised by.
-            x = leaky(instance_norm(x, self.dtype) if level and x.shape[1] > 1 else x)
+            x = with_z(x)
+            x = DownConv(width, 4, self.dtype)(leaky(x) if level else x)
+            # The lowest level keeps its scale: of one pixel a norm would leave nothing.
+            if 0 < level < len(self.widths) - 1:
+                x = instance_norm(x, self.dtype, 1e-5)
             skips.append(x)
-        for level, skip in reversed(list(enumerate(skips[:-1]))):
-            x = nn.relu(instance_norm(up(x, self.widths[level]), self.dtype))
+        for width, skip in zip(self.widths[-2::-1], skips[-2::-1], strict=True):
+            x = instance_norm(up(nn.relu(x), width), self.dtype, 1e-5)
             x = jnp.concatenate([x, skip], axis=-1)
-        return jnp.tanh(up(x, 3).astype(jnp.float32))
+        return jnp.tanh(up(nn.relu(x), 3).astype(jnp.float32))
 
 
 class Encoder(nn.Module):
@@ -63,15 +66,16 @@ class Encoder(nn.Module):
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         x = DownConv(self.widths[0], 4, self.dtype)(x)
         for width in self.widths[1:]:
-            y = leaky(instance_norm(x, self.dtype))
+            y = leaky(instance_norm(x, self.dtype, 1e-5))
             y = nn.Conv(x.shape[-1], (3, 3), dtype=self.dtype)(y)
-            y = DownConv(width, 3, self.dtype)(leaky(instance_norm(y, self.dtype)))
-            x = y + nn.Conv(width, (1, 1), dtype=self.dtype)(nn.avg_pool(x, (2, 2), (2, 2)))
+            y = leaky(instance_norm(y, self.dtype, 1e-5))
+            y = halved(nn.Conv(width, (3, 3), dtype=self.dtype)(y))
+            x = y + nn.Conv(width, (1, 1), dtype=self.dtype)(halved(x))
         return GaussianHead(self.z_dim, self.dtype)(leaky(x).mean(axis=(1, 2)))
 
 
 class PatchCritic(nn.Module):
-    """(B,H,W,3) -> scores (B,N) of patches, at the image's size and at half of it.
+    """(B,H,W,3) -> scores of patches, (B,h,w) at the image's size and at half of it.
 
     more: a further layer of that width, without stride; half: the smaller view has half the widths.
     """
@@ -82,15 +86,16 @@ class PatchCritic(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        scores = []
-        for view, part in ((x, 1), (nn.avg_pool(x, (2, 2), (2, 2)), 2 if self.half else 1)):
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, ...]:
+        def patches(x: jax.Array, part: int) -> jax.Array:
             for level, width in enumerate(self.widths):
-                view = DownConv(width // part, 4, self.dtype)(view)
-                view = leaky(instance_norm(view, self.dtype) if level else view)
+                x = DownConv(width // part, 4, self.dtype)(x)
+                x = leaky(instance_norm(x, self.dtype, 1e-5) if level else x)
             if self.more:
-                view = nn.Conv(self.more // part, (4, 4), dtype=self.dtype)(view)
-                view = leaky(instance_norm(view, self.dtype))
-            view = nn.Conv(1, (4, 4), dtype=self.dtype)(view)
-            scores.append(view.reshape(len(view), -1).astype(jnp.float32))
-        return jnp.concatenate(scores, axis=-1)
+                x = nn.Conv(self.more // part, (4, 4), padding=1, dtype=self.dtype)(x)
+                x = leaky(instance_norm(x, self.dtype, 1e-5))
+            return nn.Conv(1, (4, 4), padding=1, dtype=self.dtype)(x)[..., 0].astype(jnp.float32)
+
+        pad = ((1, 1), (1, 1))
+        smaller = nn.avg_pool(x, (3, 3), (2, 2), pad, count_include_pad=False)
+        return patches(x, 1), patches(smaller, 2 if self.half else 1)

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fi_jax.nets.layers import DownConv, Dtype, TransposedConv, leaky
+from fi_jax.nets.layers import DownConv, Dtype, TransposedConv, leaky, transposed_conv
 
 
 def as_map(code: jax.Array, side: int) -> jax.Array:
@@ -22,12 +22,13 @@ def as_map(code: jax.Array, side: int) -> jax.Array:
 class Encoder(nn.Module):
     """(B,H,W,C) -> mean and deviation of a code, each (B,code).
 
-    softplus_mean: as in the authors' code, where no mean is below 0.
+    softplus_mean: as in the authors' code, where no mean is below 0. unit: every deviation is 1.
     """
 
     widths: Sequence[int]
     code: int
     softplus_mean: bool = True
+    unit: bool = False
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -36,8 +37,11 @@ class Encoder(nn.Module):
             x = leaky(DownConv(width, 4, self.dtype)(x))
         x = x.reshape(len(x), -1)
         mean = nn.Dense(self.code, dtype=self.dtype, name='mean')(x).astype(jnp.float32)
+        mean = nn.softplus(mean) if self.softplus_mean else mean
+        if self.unit:
+            return mean, jnp.ones_like(mean)
         deviation = nn.Dense(self.code, dtype=self.dtype, name='deviation')(x).astype(jnp.float32)
-        return nn.softplus(mean) if self.softplus_mean else mean, nn.softplus(deviation)
+        return mean, nn.softplus(deviation)
 
 
 class Decoder(nn.Module):
@@ -56,8 +60,29 @@ class Decoder(nn.Module):
         x = as_map(code, self.side)
         for width in self.widths:
             x = nn.relu(TransposedConv(width, 4, self.dtype)(x))
-            x = nn.BatchNorm(not train, dtype=self.dtype)(x)
+            # Keras's epsilon, the authors': a smaller one would read codes that hardly differ.
+            x = nn.BatchNorm(not train, epsilon=1e-3, dtype=self.dtype)(x)
         return nn.Conv(self.channels, (1, 1), dtype=self.dtype)(x).astype(jnp.float32)
+
+
+class SameTransposedConv(nn.Module):
+    """3x3 transposed convolution of stride 2; (B,H,W,I) -> (B,2H,2W,features).
+
+    It lies as TensorFlow's 'SAME' does, on the pixels that `DownConv` reads: element a of the
+    kernel adds pixel i to pixel 2i + a, where `TransposedConv` adds it to 2i + a - 1.
+    """
+
+    features: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        init = nn.initializers.lecun_normal(in_axis=-1, out_axis=-2)
+        kernel = self.param('kernel', init, (3, 3, self.features, x.shape[-1]))
+        bias = self.param('bias', nn.initializers.zeros, (self.features,))
+        later = jnp.pad(kernel.astype(self.dtype), ((1, 0), (1, 0), (0, 0), (0, 0)))
+        y = transposed_conv(x.astype(self.dtype), later)
+        return y + bias.astype(self.dtype)[None, None, None, :]
 
 
 class UNet(nn.Module):
@@ -78,7 +103,7 @@ class UNet(nn.Module):
             skips.append(x)
         x = jnp.concatenate([x, as_map(code, x.shape[1]).astype(x.dtype)], axis=-1)
         for width, skip in zip(self.widths[-2::-1], skips[-2::-1], strict=True):
-            x = nn.relu(TransposedConv(width, 3, self.dtype)(x))
+            x = nn.relu(SameTransposedConv(width, self.dtype)(x))
             x = nn.relu(conv(jnp.concatenate([skip, x], axis=-1), width))
         return nn.sigmoid(conv(x, 3).astype(jnp.float32))
 

@@ -1,4 +1,4 @@
-"""BicycleGAN: what moves which net, and that a code is used."""
+"""BicycleGAN: what moves which net, that a code is used; its authors' networks."""
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +8,10 @@ import pytest
 from configs import bicyclegan
 from fi_jax import features, steps
 from fi_jax.methods import make_method, pairs
+from fi_jax.nets.bicyclegan import Encoder, PatchCritic, UNet
 from fi_jax.optim import make_optimizers
 from fi_jax.state import bind, example_batch, init_state
+from tests import authors
 
 RES = 32
 
@@ -71,3 +73,61 @@ def test_pairs_come_apart_and_together():
     np.testing.assert_array_equal(pairs.interleaved(*pairs.split(x)), x)
     np.testing.assert_array_equal(pairs.doubled(x), [0, 0, 2, 2, 4, 4])
     np.testing.assert_array_equal(pairs.partner(x), [1, 0, 3, 2, 5, 4])
+
+
+def ours_of(name, widths):
+    """The path of ours for a weight of theirs."""
+    *words, last = name.split('.')
+    if words[0] == 'model':  # their U-Net, a level inside the other
+        level = words.count('submodule')
+        way = {'down': f'DownConv_{level}', 'up': f'TransposedConv_{len(widths) - 1 - level}'}
+        layer = way[words[-2]]
+    elif words[0].startswith('model_'):  # critics: 0, 2, 5 have a stride, 8 and 11 have none
+        view, place = int(words[0][-1]), {'0': 0, '2': 1, '5': 2, '8': 3, '11': 4}[words[1]]
+        layer = f'DownConv_{3 * view + place}' if place < 3 else f'Conv_{2 * view + place - 3}'
+    elif words[0].startswith('fc'):
+        layer = 'GaussianHead_0/' + {'fc': 'mean', 'fcVar': 'logvar'}[words[0]]
+    elif words == ['conv', '0']:
+        layer = 'DownConv_0'
+    else:  # a block of the encoder
+        place = 2 if words[2] == 'shortcut' else {'2': 0, '5': 1}[words[3]]
+        layer = f'Conv_{3 * int(words[1]) - 3 + place}'
+    return f'params/{layer}/{"kernel" if last == "weight" else last}'
+
+
+@pytest.mark.parity
+def test_the_authors_networks_with_the_same_weights_give_the_same():
+    torch, networks = authors.modules('FI_JAX_BICYCLEGAN', 'models.networks')
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    norm, leaky = networks.get_norm_layer('instance'), networks.get_non_linearity('lrelu')
+    relu, widths = networks.get_non_linearity('relu'), (8, 16, 32, 64, 64, 64, 64)
+    theirs = {
+        'unet': networks.G_Unet_add_all(4, 3, 5, 7, 8, norm, relu),
+        'encoder': networks.E_ResNet(3, 5, 8, 4, norm, leaky, vaeLike=True),
+        'critic': networks.D_NLayersMulti(3, 8, 3, norm, 2),
+    }
+    ours = {
+        'unet': UNet(widths, transposed=True),
+        'encoder': Encoder((8, 16, 24, 32), 5),
+        'critic': PatchCritic((8, 16, 32), 64, half=True),
+    }
+    image = rng.uniform(-1, 1, (2, 128, 128, 4)).astype(np.float32)
+    z = rng.normal(size=(2, 5)).astype(np.float32)
+    inputs = {'unet': (image, z), 'encoder': (image[..., :3],), 'critic': (image[..., :3],)}
+    for name, arguments in inputs.items():
+        variables = jax.eval_shape(ours[name].init, jax.random.key(0), *arguments)
+        weights = {
+            ours_of(weight, widths): authors.kernel(value)
+            for weight, value in theirs[name].named_parameters()
+        }
+        found = jax.jit(ours[name].apply)(authors.filled(variables, weights), *arguments)
+        with torch.no_grad():
+            wanted = theirs[name](
+                *(authors.channels_first(torch, x) if x.ndim == 4 else torch.from_numpy(x)
+                  for x in arguments)
+            )  # fmt: skip
+        if name == 'unet':
+            found, wanted = [found], [wanted]
+        for a, b in zip(found, wanted, strict=True):
+            authors.compare(a, b)

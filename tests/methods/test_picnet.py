@@ -1,10 +1,5 @@
 """PICNet: what moves what, what each path sees, the spread that a hole allows; its authors' net."""
 
-import os
-import sys
-import warnings
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +9,7 @@ from configs import picnet
 from fi_jax.methods import make_method
 from fi_jax.methods.picnet import hole_spread
 from fi_jax.nets.picnet import Critic, Encoder, Generator
+from tests import authors
 from tests.methods import moves
 from tests.methods.test_systems import batch_of
 
@@ -68,80 +64,43 @@ def test_an_unknown_spread_is_named():
 # ------------------------------------------------------------------- the authors' network
 
 
-def authors():
-    """(torch, their module `network`) from the folder that FI_JAX_PICNET names."""
-    folder = Path(os.environ.get('FI_JAX_PICNET', ''))
-    if not (folder / 'model' / 'network.py').is_file():
-        pytest.fail(f'FI_JAX_PICNET={folder}: set it to the folder of the authors code')
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        torch = pytest.importorskip('torch')
-        sys.path.insert(0, str(folder))
-        sys.modules.pop('model', None)
-        # Their package imports more than its networks need.
-        package = type(sys)('model')
-        package.__path__ = [str(folder / 'model')]
-        sys.modules['model'] = package
-        from model import network
-    return torch, network
-
-
 RENAMED = {'attn1': 'attention', 'attn2': 'attention', 'query_conv': 'query', 'model': 'join'}
 
 
 def converted(theirs, variables):
-    """Our variables with the weights of a network of theirs, by name; each is used once."""
-    flat = {'/'.join(p.key for p in path): x for path, x in leaves(variables)}
-    left = set(flat) - {name for name in flat if name.endswith('/sigma')}
+    """Our variables with the weights of a network of theirs."""
+    known, arrays = [name for name, _ in authors.paths(variables)], {}
     for name, tensor in theirs.named_parameters():
-        value, words = tensor.detach().numpy(), name.replace('.module.', '.').split('.')
+        words = name.replace('.module.', '.').split('.')
         if words[0].startswith('decoder') and words[1] == 'model':  # 0 and 3 are its norms
             norm = {'0': 'norm1', '3': 'norm2'}[words[2]]
-            place = ['params', words[0], norm, {'weight': 'scale', 'bias': 'bias'}[words[3]]]
-        else:
-            *heads, last = (RENAMED.get(word, word) for word in words)
-            heads = heads[:1] if heads[0].startswith('out') else heads
-            up = words[0].startswith('decoder') and words[1] in ('conv2', 'bypass')
-            if value.ndim == 4:
-                value = value.transpose((2, 3, 1, 0))  # in both: theirs lead with another axis
-            if last == 'weight_v':
-                continue
-            if last == 'weight_u':
-                ends = f'/{heads[-1]}/kernel/u'
-                stem = '/'.join(['batch_stats', *heads[:-1]])
-                found = [n for n in flat if n.startswith(stem) and n.endswith(ends)
-                         and n.count('/') == stem.count('/') + 4]  # fmt: skip
-                if not found:
-                    assert 'join' in heads, name  # of the critic's attention, never called
-                    continue
-                (found,) = found
-                flat[found] = value[None]
-                left.remove(found)
-                continue
-            last = 'kernel' if last in ('weight', 'weight_bar') else last
-            place = ['params', *heads, last]
-            assert not up or value.ndim != 4 or value.shape == flat['/'.join(place)].shape
-        key = '/'.join(place)
-        if key not in flat:
-            assert 'join' in key or 'alpha' in key, key  # of the critic's attention, never called
+            place = f'params/{words[0]}/{norm}/{ {"weight": "scale", "bias": "bias"}[words[3]] }'
+            arrays[place] = tensor.detach().numpy()
             continue
-        assert flat[key].shape == value.shape, key
-        flat[key] = value
-        left.remove(key)
-    assert not left
-    return jax.tree.unflatten(
-        jax.tree.structure(variables),
-        [flat['/'.join(p.key for p in path)] for path, _ in leaves(variables)],
-    )
-
-
-def leaves(tree):
-    return jax.tree_util.tree_leaves_with_path(tree)
+        *heads, last = (RENAMED.get(word, word) for word in words)
+        heads = heads[:1] if heads[0].startswith('out') else heads
+        if last == 'weight_v':
+            continue
+        if last == 'weight_u':
+            stem, end = '/'.join(['batch_stats', *heads[:-1]]), f'/{heads[-1]}/kernel/u'
+            depth = stem.count('/') + 4
+            found = [
+                n for n in known if n.startswith(stem) and n.endswith(end) and n.count('/') == depth
+            ]
+            for place in found:
+                arrays[place] = tensor.detach().numpy()[None]
+            assert found or 'join' in heads, name  # of the critic's attention, never called
+            continue
+        weight = last in ('weight', 'weight_bar')
+        place = '/'.join(['params', *heads, 'kernel' if weight else last])
+        if place in known or not ('join' in place or 'alpha' in place):
+            arrays[place] = authors.kernel(tensor) if weight else tensor.detach().numpy()
+    return authors.filled(variables, arrays)
 
 
 @pytest.mark.parity
 def test_the_authors_networks_with_the_same_weights_give_the_same():
-    torch, network = authors()
+    torch, network = authors.modules('FI_JAX_PICNET', 'model.network')
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     theirs = {
@@ -164,13 +123,7 @@ def test_the_authors_networks_with_the_same_weights_give_the_same():
     }
 
     def tensor(x):
-        return torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, -1, 1)))
-
-    def compare(found, wanted):
-        wanted = np.moveaxis(wanted.numpy(), 1, -1)
-        np.testing.assert_allclose(
-            np.asarray(found).reshape(wanted.shape), wanted, atol=1e-4 * np.abs(wanted).max()
-        )
+        return authors.channels_first(torch, x)
 
     def run(name, call, *arguments):
         init = jax.eval_shape(ours[name].init, jax.random.key(0), *arguments)
@@ -194,12 +147,12 @@ def test_the_authors_networks_with_the_same_weights_give_the_same():
             distribution,
             strict=True,
         ):
-            compare(found, wanted)
+            authors.compare(found, wanted)
         for found, wanted in zip(maps, features_, strict=True):
-            compare(found, wanted[:2])
+            authors.compare(found, wanted[:2])
         drawn, _ = theirs['generator'](
             tensor(z), features_[-1][:2], features_[2][:2], tensor(1 - hole[:, ::8, ::8])
         )
         for found, wanted in zip(images, drawn, strict=True):
-            compare(found, wanted)
-        compare(scores, theirs['critic'](tensor(large)))
+            authors.compare(found, wanted)
+        authors.compare(scores, theirs['critic'](tensor(large)))

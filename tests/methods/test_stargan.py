@@ -1,4 +1,6 @@
-"""StarGAN on holes: what moves which net, which labels are drawn, and that they are needed."""
+"""StarGAN on holes: what moves what, which labels are drawn, that they are needed; its authors."""
+
+from collections import Counter
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +10,10 @@ import pytest
 from configs import stargan
 from fi_jax import features
 from fi_jax.methods import make_method
-from fi_jax.nets.stargan import Labels
+from fi_jax.nets.stargan import Critic, Generator, Labels
 from fi_jax.optim import make_optimizers
 from fi_jax.state import bind, init_state
+from tests import authors
 from tests.methods import moves
 from tests.methods.test_systems import batch_of
 
@@ -83,3 +86,64 @@ def test_without_labels_it_is_refused():
     config.data.labels = ''
     with pytest.raises(ValueError, match=r"config\.data\.labels='': name the attributes"):
         make_method(config)
+
+
+# ------------------------------------------------------------------- the authors' network
+
+
+def converted(theirs, variables):
+    """Our variables with the weights of a network of theirs, kind by kind in the order of calls."""
+    arrays, count = {}, Counter()
+    for name, layer in theirs.named_modules():
+        if not list(layer.parameters(recurse=False)):
+            continue
+        kind = {'InstanceNorm2d': 'InstanceNorm', 'ConvTranspose2d': 'TransposedConv'}.get(
+            type(layer).__name__, 'Conv'
+        )
+        if name == 'conv2':  # it covers the last map: a linear layer of ours
+            kind = 'Dense'
+        elif kind == 'Conv' and layer.stride == (2, 2):
+            kind = 'DownConv'
+        place = f'params/{kind}_{count[kind]}'
+        count[kind] += 1
+        weight = layer.weight.detach().numpy()
+        if kind == 'InstanceNorm':
+            arrays[f'{place}/scale'] = weight
+        else:
+            weight = authors.kernel(layer.weight)
+            weight = weight.reshape(-1, weight.shape[-1]) if kind == 'Dense' else weight
+            arrays[f'{place}/kernel'] = weight
+        if layer.bias is not None:
+            arrays[f'{place}/bias'] = layer.bias.detach().numpy()
+    return authors.filled(variables, arrays)
+
+
+@pytest.mark.parity
+def test_the_authors_networks_with_the_same_weights_give_the_same():
+    torch, model = authors.modules('FI_JAX_STARGAN', 'model')
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    image = rng.uniform(-1, 1, (2, 64, 64, 4)).astype(np.float32)  # the fourth is the hole
+    image[..., 3] = image[..., 3] > 0.5
+    labels = np.asarray([[1, 0, 0, 1, 1], [0, 1, 0, 0, 1]], np.float32)
+    # Of the photo they see three channels, we the hole besides: to their sizes it is a label more.
+    generator = model.Generator(24, labels.shape[1] + 1, 6)
+    critic = model.Discriminator(64, 24, labels.shape[1], 5)
+    with torch.no_grad():
+        for layer in generator.modules():  # what begins at 0 or 1 shall count
+            if isinstance(layer, torch.nn.InstanceNorm2d):
+                layer.weight.copy_(0.5 + torch.rand_like(layer.weight))
+                layer.bias.copy_(torch.randn_like(layer.bias))
+
+    def run(ours, theirs, *arguments):
+        init = jax.eval_shape(ours.init, jax.random.key(0), *arguments)
+        return jax.jit(ours.apply)(converted(theirs, init), *arguments)
+
+    with torch.no_grad():  # training mode, which their sampling keeps: else norms are running means
+        seen = authors.channels_first(torch, image)
+        wanted = generator.train()(seen, torch.from_numpy(labels))
+        authors.compare(run(Generator(24), generator, image, labels), wanted)
+        wide = critic(seen[:, :3])
+        found = run(Critic((24, 48, 96, 192, 384), labels.shape[1]), critic, image[..., :3])
+        for ours, wanted in zip(found, wide, strict=True):
+            authors.compare(ours, wanted)
