@@ -7,10 +7,12 @@ Each photo gets one kind of hole, in turn, laid by the landmarks in --points (an
 photo without a row there is left out. Every fourth is enlarged to a longer side of --enlarge pixels
 first. A face counts as found where the surest answer lies within a quarter of the eyes' distance of
 the given points, on average. The seam is the mean step of grey levels across the hole's border,
-less that of the photo itself. With --model, MediaPipe's: under a hole over the mouth its left
-corner is dragged outwards and up by --drag of the eyes' distance, as on the page, and the same
-samples are drawn again; how far the corner went, as a share of the drag, beside what MediaPipe sees
-of it in the photo itself, warped. Not where a photo is enlarged.
+less that of the photo itself. Where `fi-jax weights fetch` has brought ST-LPIPS, its distance in
+the hole to the photo itself, and between samples, in the square of the face. With --model,
+MediaPipe's: under a hole over the mouth its left corner is dragged outwards and up by --drag of the
+eyes' distance, as on the page, and the same samples are drawn again; how far the corner went, as a
+share of the drag, beside what MediaPipe sees of it in the photo itself, warped. Not where a photo
+is enlarged.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -34,6 +37,7 @@ from fi_jax.augmentation.places import warp
 from fi_jax.input_pipeline import holes, landmark_shards
 from fi_jax.input_pipeline.archives import Folder, Zip
 from fi_jax.input_pipeline.records import decode
+from fi_jax.metrics import perceptual
 from fi_jax.photo import blending
 from fi_jax.photo.finding import NoFaceFound
 from fi_jax.photo.restorer import load
@@ -70,6 +74,7 @@ def measure(
     points: np.ndarray,
     kind: str,
     name: str,
+    distance: perceptual.Distance | None = None,
 ) -> dict[str, Any]:
     """One photo -> its row; complete(photo, hole) is a restorer with its settings."""
     missing = hole_on(points, pixels.shape[:2], kind, name)
@@ -86,6 +91,8 @@ def measure(
     eyes = float(np.linalg.norm(points[45] - points[36]))
     nme = float(np.linalg.norm(result.face.landmarks - points, axis=-1).mean()) / eyes
     natural = step_across(pixels, missing)
+    if distance:
+        row |= in_the_hole(distance, result, outs, pixels)
     return row | {
         'found': nme < 0.25,
         'nme': 100 * nme,
@@ -96,6 +103,26 @@ def measure(
         'seam_unblended': step_across(_unblended(result), missing) - natural,
         'factor': result.crop.factor,
     }
+
+
+def in_the_hole(
+    distance: perceptual.Distance, result: Result, outs: list[np.ndarray], pixels: np.ndarray
+) -> dict[str, float]:
+    """ST-LPIPS of the completions to the photo, and between them, in the network's square."""
+    crop, nothing = result.crop, np.zeros(pixels.shape[:2], bool)
+    _, hole = blending.cut(pixels, result.hole, crop.to_photo, crop.res)
+    seen = [blending.cut(x, nothing, crop.to_photo, crop.res)[0] for x in (pixels, *outs)]
+    far = _apart(distance, jnp.asarray(np.stack(seen)), jnp.asarray(hole[..., None], jnp.float32))
+    n = len(outs)
+    between = far[1:, 1:].sum() / (n * (n - 1)) if n > 1 else np.nan
+    return {'error': float(far[0, 1:].mean()), 'between': float(between)}
+
+
+@jax.jit
+def _apart(distance: perceptual.Distance, images: jax.Array, hole: jax.Array) -> jax.Array:
+    maps = distance.features(images)
+    one, other = tuple(m[:, None] for m in maps), tuple(m[None] for m in maps)
+    return distance.compare(one, other, hole[None, None])
 
 
 def follow(
@@ -179,6 +206,8 @@ def main() -> None:
         guidance=options.guidance,
     )
     find = mediapipe(options.model) if options.model else None
+    known_distance = 'stlpips_alex' in perceptual.available()
+    distance = perceptual.make_distance('stlpips_alex') if known_distance else None
     rows = []
     for number, index in enumerate(known):
         record = source[index]
@@ -189,7 +218,7 @@ def main() -> None:
             pixels = cv2.resize(pixels, None, fx=times, fy=times, interpolation=cv2.INTER_CUBIC)
             points = ((points + 0.5) * times - 0.5).astype(np.float32)
         kind = KINDS[number % len(KINDS)]
-        rows.append(measure(complete, pixels, points, kind, record.name))
+        rows.append(measure(complete, pixels, points, kind, record.name, distance))
         if find and not enlarge and rows[-1]['found']:
             rows[-1] |= follow(complete, find, pixels, points, options.drag)
         print(json.dumps(rows[-1]), flush=True)
@@ -203,6 +232,13 @@ def main() -> None:
         f'{np.median([r["seconds"] for r in rows if "seconds" in r]):.1f} s; '
         f'{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB'
     )
+    if distance:
+        far = np.array([(r['error'], r['between']) for r in done])
+        print(
+            'ST-LPIPS alex in the hole: {:.4f} to the photo, {:.4f} between samples'.format(
+                *np.nanmean(far, axis=0)
+            )
+        )
     dragged = np.array([(r['followed'], r['followed_warped']) for r in rows if 'followed' in r])
     dragged = dragged[np.isfinite(dragged).all(1)] if len(dragged) else dragged
     if len(dragged):

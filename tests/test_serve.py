@@ -403,7 +403,7 @@ def test_s5_other_names_of_this_machine_are_refused_unless_allowed(url):
         {'structure': 1.5},
         {'appearance': 'nan'},
         {'guidance': 'inf'},
-        {'guidance': 0.123},
+        {'guidance': 4.1},
         {'steps': 0},
         {'num_sampels': 4},
     ],

@@ -68,7 +68,8 @@ class Method:
     sample(nets, batch, keys) with keys (B,) gives {'image': (B,H,W,3) in [-1,1]} and any of
     landmark_map, face_mask, face_part, and condition_landmarks (B,68,2), those it was conditioned
     on, in pixels, NaN where on none. A batch may hold guidance (B,), the scale of guidance, in
-    place of the config's. Of `sample` and `predictor` a method has one.
+    place of the config's, and steps (), how many where a sample takes steps. Of `sample` and
+    `predictor` a method has one.
     variants: other samples without chance, by name, each a row of an evaluation.
     condition(nets, batch, keys), if given, puts the landmarks to condition on into the batch
     before `sample`; where draws_structure, other keys give others.

@@ -404,17 +404,19 @@ class Flow:
             pull = jnp.where((t >= low) & (t <= high), strength, 1.0)[:, None, None, None]
             return (free + pull * (told - free) if guided else told) * hole
 
-        steps, second_order = options.steps, options.solver == 'heun'
-        at = jnp.asarray(time_steps(steps, options.time_power))
+        steps, second_order = batch.get('steps', options.steps), options.solver == 'heun'
+
+        def at(k: jax.Array) -> jax.Array:
+            return (k / steps) ** options.time_power
 
         # An iteration is one evaluation, of whichever half of Heun's step, for the same reason. At
         # the end of time the velocity is not defined, so the last step is Euler's.
         def evaluate(k: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
             start, state, before = carry
             i, ahead = (k // 2, k % 2) if second_order else (k, jnp.zeros_like(k))
-            v = velocity(state, at[i + ahead])
+            v = velocity(state, at(i + ahead))
             mean = jnp.where(ahead == 1, (before + v) / 2, v)
-            state = start + mean * (at[i + 1] - at[i])
+            state = start + mean * (at(i + 1) - at(i))
             done = (ahead == 1) | (not second_order)
             return jnp.where(done, state, start), state, v
 

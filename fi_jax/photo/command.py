@@ -326,7 +326,7 @@ def _parser() -> argparse.ArgumentParser:
     add('--predictor', default='', help='a landmark predictor; needed where the weights have none')
     add('--face', default='', metavar='L,T,R,B', help='box of the face, brow to chin, ear to ear')
     add('--guidance', type=float, help="how hard the landmarks pull (as the weights' config)")
-    add('--steps', type=int, help="evaluations of the network (as the weights' config)")
+    add('--steps', type=int, help="steps from noise to face (as the weights' config)")
     add('-o', '--out', type=Path, default=Path('completed'), help='folder to write to (completed)')
     add('--if-exists', choices=('error', 'skip', 'overwrite'), default='error')
     add('--quiet', action='store_true', help='no progress bar')

@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 from fi_jax import features, rng, sharding
 from fi_jax import landmarks as lm
 from fi_jax.input_pipeline import alignment
-from fi_jax.methods import make_method, predicted_landmarks
+from fi_jax.methods import predicted_landmarks
 from fi_jax.photo import blending, finding
 from fi_jax.photo.reading import ImageLike, Photo, read_hole, read_photo
 from fi_jax.photo.result import Crop, Part, Result, notes_of
@@ -35,7 +35,6 @@ from fi_jax.state import bind_ema, example_batch
 CHUNK = 4  # completions drawn at once: the one compiled size, whatever num_samples is
 PREDICTED = 16  # crops whose landmarks are predicted at once
 MAX_SAMPLES = 64
-MAX_COMPILED = 8  # samplers of other settings that are kept
 STREAMS = {'structure': 1, 'appearance': 2}  # of random numbers
 
 Face = finding.Face
@@ -59,7 +58,10 @@ class Restorer:
         self.config, self.about, self.res = config, weights.about, int(config.res)
         self._weights, self._predictor = weights, predictor
         self._points = jax.jit(self._predict)
-        self._compiled: dict[tuple[Any, ...], Callable[..., jax.Array]] = {}
+        self._samplers = {
+            guided: jax.jit(self._sample, compiler_options=sharding.drawing_options())
+            for guided in (False, True)
+        }
 
     # ------------------------------------------------------------------------------ questions
 
@@ -108,7 +110,7 @@ class Restorer:
             keep: the sample of this seed that the others stay near to where structure or appearance
                 is below 1; None: the most likely landmarks, and the appearance of sample 0.
             guidance: scale of classifier-free guidance; None: as the network's config says.
-            steps: evaluations of the network a sample; None: as its config says.
+            steps: from noise to face, of each sample; None: as the network's config says.
             on_progress: called with (samples done, num_samples) before the first and after each
                 few; what it raises ends the call.
 
@@ -119,7 +121,7 @@ class Restorer:
         photo = photo if isinstance(photo, Photo) else read_photo(photo)
         missing = read_hole(hole, photo)
         _check(num_samples, seed, keep, structure=structure, appearance=appearance)
-        _check_settings(guidance, steps)
+        self._check_settings(guidance, steps)
         faces = self._faces_of(photo, missing, landmarks, face)
         if len(faces) == 1:
             owner, order = np.where(missing, 0, -1), [0]
@@ -127,7 +129,7 @@ class Restorer:
             owner, order = finding.owners(missing, faces)
         if guidance == self.config.guidance:
             guidance = None
-        draw = self._draw(guidance is not None, steps)
+        draw = self._samplers[guidance is not None]
         numbers = np.arange(num_samples, dtype=np.int32)
         # The kept sample is its own, however near the others are.
         share = np.where(numbers == (keep or 0), 1.0, appearance).astype(np.float32)
@@ -154,6 +156,8 @@ class Restorer:
                 )
                 if guidance is not None:
                     batch['guidance'] = np.full(CHUNK, guidance, np.float32)
+                if 'steps' in self.config.sample:
+                    batch['steps'] = np.array(steps or self.config.sample.steps, np.int32)
                 which = _filled(numbers[rows], CHUNK), _filled(share[rows], CHUNK)
                 stream = np.uint32(seed), np.uint32(number), np.int32(keep or 0)
                 drawn = draw(self._weights.nets, batch, *stream, *which)
@@ -257,33 +261,25 @@ class Restorer:
         keys = _keys(seed, face, 'structure', numbers)[:, None]
         return method.predictor.predict(bind_ema(method, nets), features.prepare(batch), keys)
 
-    def _draw(self, guided: bool, steps: int | None) -> Callable[..., jax.Array]:
-        """The compiled sampler of so many steps; guided: its batches hold their guidance."""
-        key = guided, steps
-        if key not in self._compiled:
-            method = self._weights.method
-            if steps is not None:
-                config = self.config.copy_and_resolve_references()
-                if 'steps' not in config.sample:
-                    raise ValueError(f'steps={steps}: {config.method} draws in one; leave it')
-                config.sample.steps = steps
-                method = make_method(config)
+    def _sample(
+        self, nets: Any, batch: features.Batch, seed: jax.Array, face: jax.Array,
+        keep: jax.Array, numbers: jax.Array, share: jax.Array,
+    ) -> jax.Array:  # fmt: skip
+        own = _keys(seed, face, 'appearance', numbers)
+        kept = _keys(seed, face, 'appearance', jnp.full_like(numbers, keep))
+        method = self._weights.method
+        assert method.sample is not None
+        keys = rng.Mixed(own, kept, share)
+        out = method.sample(bind_ema(method, nets), features.prepare(batch), keys)
+        return features.to_uint8(out['image'])
 
-            def draw(
-                nets: Any, batch: features.Batch, seed: jax.Array, face: jax.Array,
-                keep: jax.Array, numbers: jax.Array, share: jax.Array,
-            ) -> jax.Array:  # fmt: skip
-                own = _keys(seed, face, 'appearance', numbers)
-                kept = _keys(seed, face, 'appearance', jnp.full_like(numbers, keep))
-                assert method.sample is not None
-                keys = rng.Mixed(own, kept, share)
-                out = method.sample(bind_ema(method, nets), features.prepare(batch), keys)
-                return features.to_uint8(out['image'])
-
-            while len(self._compiled) >= MAX_COMPILED:
-                self._compiled.pop(next(iter(self._compiled)), None)
-            self._compiled[key] = jax.jit(draw, compiler_options=sharding.drawing_options())
-        return self._compiled[key]
+    def _check_settings(self, guidance: float | None, steps: int | None) -> None:
+        if guidance is not None and not 0 <= guidance <= 10:
+            raise ValueError(f'guidance={guidance}: choose 0 to 10')
+        if steps is not None and not 1 <= steps <= 1000:
+            raise ValueError(f'steps={steps}: choose 1 to 1000')
+        if steps is not None and 'steps' not in self.config.sample:
+            raise ValueError(f'steps={steps}: {self.config.method} draws in one; leave it')
 
 
 def load(source: str | Path = '', predictor: str | Path = '') -> Restorer:
@@ -315,13 +311,6 @@ def _check(num_samples: int, seed: int, keep: int | None, **amounts: float) -> N
     for name, value in amounts.items():
         if not 0 <= value <= 1:
             raise ValueError(f'{name}={value}: choose 0 to 1')
-
-
-def _check_settings(guidance: float | None, steps: int | None) -> None:
-    if guidance is not None and not 0 <= guidance <= 10:
-        raise ValueError(f'guidance={guidance}: choose 0 to 10')
-    if steps is not None and not 1 <= steps <= 1000:
-        raise ValueError(f'steps={steps}: choose 1 to 1000')
 
 
 def _checked(face: Face, photo: Photo) -> Face:

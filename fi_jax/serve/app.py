@@ -104,8 +104,7 @@ class CompletionsForm(BaseModel):
     structure: FiniteFloat = Field(1.0, ge=0, le=1)
     appearance: FiniteFloat = Field(1.0, ge=0, le=1)
     keep: int | None = Field(None, ge=0, description='the sample of this seed to stay near to')
-    # Each pair of these is compiled for itself: there are not too many.
-    guidance: FiniteFloat | None = Field(None, ge=0, le=4, multiple_of=0.25)
+    guidance: FiniteFloat | None = Field(None, ge=0, le=4)
     steps: int | None = Field(None, ge=1, le=100)
 
 

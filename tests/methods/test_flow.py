@@ -89,6 +89,18 @@ def test_a_network_that_knows_the_photo_draws_it_in_any_number_of_steps(batch, s
     np.testing.assert_allclose(drawn, batch['image'], atol=2e-5)
 
 
+@pytest.mark.parametrize('solver', flow.SOLVERS)
+def test_a_batch_may_say_in_how_many_steps_it_is_drawn(batch, solver):
+    def drawn(steps, batch):
+        system = flow.Flow(tiny(**{'sample.solver': solver, 'sample.steps': steps}))
+        nets = {'flow': Exact(lambda view, t: jnp.tanh(view[..., :3] + t[:, None, None, None]))}
+        return jax.jit(lambda batch: system.sample(nets, batch, keys())['image'])(batch)
+
+    told = drawn(8, {**batch, 'steps': jnp.int32(3)})
+    np.testing.assert_allclose(told, drawn(3, batch), atol=1e-6)
+    assert np.abs(told - drawn(8, batch)).max() > 1e-3
+
+
 def test_heun_follows_a_curved_flow_closer_than_euler(batch):
     # Images of one Gaussian pixel value: the exact prediction is linear in the state.
     mean, deviation = 0.2, 0.1

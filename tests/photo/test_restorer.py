@@ -95,7 +95,7 @@ def test_one_compilation_for_all_photos_seeds_and_counts(restorer, photo, hole):
         restorer(pixels[:size], hole[:size], count, seed, face=Face.of(points).box)
         restorer(pixels, hole, 1, face=Face.of(points), guidance=1.5 + seed)
     for guided in (False, True):
-        assert restorer._draw(guided, None)._cache_size() == 1
+        assert restorer._samplers[guided]._cache_size() == 1
     assert restorer._points._cache_size() == 1
 
 
