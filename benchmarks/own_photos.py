@@ -88,6 +88,7 @@ def measure(
         outs = [result.pixels(k) for k in range(len(result))]
     except NoFaceFound as error:
         return row | {'why': str(error), 'seconds': time.perf_counter() - start}
+    seconds = time.perf_counter() - start
     eyes = float(np.linalg.norm(points[45] - points[36]))
     nme = float(np.linalg.norm(result.face.landmarks - points, axis=-1).mean()) / eyes
     natural = step_across(pixels, missing)
@@ -96,7 +97,7 @@ def measure(
     return row | {
         'found': nme < 0.25,
         'nme': 100 * nme,
-        'seconds': time.perf_counter() - start,
+        'seconds': seconds,
         'outside': max(int(np.abs(o[~missing].astype(int) - pixels[~missing]).max()) for o in outs),
         'seam': float(np.mean([step_across(o, missing) for o in outs])) - natural,
         'natural': natural,
@@ -114,8 +115,8 @@ def in_the_hole(
     seen = [blending.cut(x, nothing, crop.to_photo, crop.res)[0] for x in (pixels, *outs)]
     far = _apart(distance, jnp.asarray(np.stack(seen)), jnp.asarray(hole[..., None], jnp.float32))
     n = len(outs)
-    between = far[1:, 1:].sum() / (n * (n - 1)) if n > 1 else np.nan
-    return {'error': float(far[0, 1:].mean()), 'between': float(between)}
+    error = {'error': float(far[0, 1:].mean())}
+    return error | ({'between': float(far[1:, 1:].sum()) / (n * (n - 1))} if n > 1 else {})
 
 
 @jax.jit
@@ -232,13 +233,9 @@ def main() -> None:
         f'{np.median([r["seconds"] for r in rows if "seconds" in r]):.1f} s; '
         f'{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB'
     )
-    if distance:
-        far = np.array([(r['error'], r['between']) for r in done])
-        print(
-            'ST-LPIPS alex in the hole: {:.4f} to the photo, {:.4f} between samples'.format(
-                *np.nanmean(far, axis=0)
-            )
-        )
+    for key, words in (('error', 'to the photo'), ('between', 'between samples')):
+        if far := [r[key] for r in done if key in r]:
+            print(f'ST-LPIPS alex in the hole, {words}: {np.mean(far):.4f}')
     dragged = np.array([(r['followed'], r['followed_warped']) for r in rows if 'followed' in r])
     dragged = dragged[np.isfinite(dragged).all(1)] if len(dragged) else dragged
     if len(dragged):

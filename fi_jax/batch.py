@@ -51,6 +51,7 @@ BATCH: Specs = {
     'guidance': Spec(
         ('B',), 'float32', 'the scale of guidance, in place of that of the config', True
     ),
+    'steps': Spec((), 'int32', 'how many steps a sample takes, in place of the config', True),
     **_COMMON,
 }
 # As `features.prepare` gives it to a method: image in [-1,1], maps in {0,1}.

@@ -52,7 +52,7 @@ def sizes(res: int) -> dict[str, dict[str, Changes]]:
         'bicyclegan.unet': (64, 128, 256, *(512,) * (octaves - 3)),
         'bicyclegan.encoder': (64, 128, 192, 256, 256)[: octaves - 1],
         'bicyclegan.critic': (64, 128, 256),
-        'bicyclegan.critic_more': 512,
+        'bicyclegan.critic_more': 0 if res == 32 else 512,  # there the smaller view ends
         'bicyclegan.critic_half': True,
         'bicyclegan.transposed': True,
     }

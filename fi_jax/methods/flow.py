@@ -154,9 +154,14 @@ def mix(image: jax.Array, noise: jax.Array, hole: jax.Array, t: jax.Array) -> ja
     return features.composite(t * image + (1.0 - t) * noise, image, hole)
 
 
+def time_at(k: Any, steps: Any, power: float) -> Any:
+    """The time at which step k of so many begins, from noise (0) to image (1); denser near 0."""
+    return (k / steps) ** power
+
+
 def time_steps(steps: int, power: float) -> np.ndarray:
-    """Where the steps from noise (0) to image (1) begin and end, (steps+1,); denser near 0."""
-    return np.linspace(0.0, 1.0, steps + 1, dtype=np.float32) ** power
+    """The times between which so many steps go, (steps+1,)."""
+    return time_at(np.arange(steps + 1, dtype=np.float32), steps, power)
 
 
 @dataclass(frozen=True)
@@ -407,7 +412,7 @@ class Flow:
         steps, second_order = batch.get('steps', options.steps), options.solver == 'heun'
 
         def at(k: jax.Array) -> jax.Array:
-            return (k / steps) ** options.time_power
+            return time_at(k, steps, options.time_power)
 
         # An iteration is one evaluation, of whichever half of Heun's step, for the same reason. At
         # the end of time the velocity is not defined, so the last step is Euler's.

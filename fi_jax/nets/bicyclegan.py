@@ -56,7 +56,7 @@ class UNet(nn.Module):
 
 
 class Encoder(nn.Module):
-    """(B,H,W,3) -> mean, logvar of z, each (B,z_dim): residual blocks, then the mean of all."""
+    """(B,H,W,C) -> mean, logvar of z, each (B,z_dim): residual blocks, then the mean of all."""
 
     widths: Sequence[int]
     z_dim: int

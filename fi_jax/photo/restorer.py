@@ -110,7 +110,7 @@ class Restorer:
             keep: the sample of this seed that the others stay near to where structure or appearance
                 is below 1; None: the most likely landmarks, and the appearance of sample 0.
             guidance: scale of classifier-free guidance; None: as the network's config says.
-            steps: from noise to face, of each sample; None: as the network's config says.
+            steps: how many from noise to face; None: as the network's config says.
             on_progress: called with (samples done, num_samples) before the first and after each
                 few; what it raises ends the call.
 
@@ -265,6 +265,7 @@ class Restorer:
         self, nets: Any, batch: features.Batch, seed: jax.Array, face: jax.Array,
         keep: jax.Array, numbers: jax.Array, share: jax.Array,
     ) -> jax.Array:  # fmt: skip
+        """The samples of these numbers (CHUNK,), as uint8 (CHUNK,res,res,3)."""
         own = _keys(seed, face, 'appearance', numbers)
         kept = _keys(seed, face, 'appearance', jnp.full_like(numbers, keep))
         method = self._weights.method

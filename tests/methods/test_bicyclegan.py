@@ -55,6 +55,35 @@ def test_each_term_moves_the_nets_it_is_meant_for(made):
     assert moved['critic/critic_lr'] == {'critic_lr'}
 
 
+@pytest.mark.parametrize('sees', ['hole', 'photo'])
+def test_the_code_is_read_off_what_the_hole_hides_or_off_all(made, sees):
+    batch = made[-1]
+    config = bicyclegan.get_config('tiny,size=paper')
+    config.bicyclegan.encoder_sees = sees
+    method = make_method(config)
+    (phase,) = method.stages['bicycle']
+    optimizers = make_optimizers(config, method.nets)
+    nets = jax.jit(lambda: init_state(method, optimizers, RES, 0))().nets
+
+    @jax.jit
+    def terms(batch):
+        bound, key = bind(method, nets), jax.random.key(0)
+        total, terms = phase.loss(bound, features.prepare(batch), key, jnp.int32(0))
+        return total, terms['kl'], terms['l1']
+
+    other = np.where(batch['hole'] > 0, batch['image'], 255 - batch['image'])
+    one, two = terms(batch), terms({**batch, 'image': other})
+    assert np.isfinite(one).all() and one[2] != two[2]
+    assert (one[1] == two[1]) == (sees == 'hole')
+
+
+def test_an_unknown_view_of_the_encoder_is_named():
+    config = bicyclegan.get_config('tiny')
+    config.bicyclegan.encoder_sees = 'face'
+    with pytest.raises(ValueError, match="encoder_sees='face': choose hole or photo"):
+        make_method(config)
+
+
 def test_a_step_trains_all_nets_and_samples_differ(made):
     config, method, optimizers, state, batch = made
     step = jax.jit(steps.make_train_step(method, 'bicycle', optimizers, config))
