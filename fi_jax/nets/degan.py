@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fi_jax.nets.layers import DownConv, Dtype, TransposedConv, leaky, transposed_conv
+from fi_jax.nets.layers import DownConv, Dtype, TransposedConv, leaky
 
 
 def as_map(code: jax.Array, side: int) -> jax.Array:
@@ -65,26 +65,6 @@ class Decoder(nn.Module):
         return nn.Conv(self.channels, (1, 1), dtype=self.dtype)(x).astype(jnp.float32)
 
 
-class SameTransposedConv(nn.Module):
-    """3x3 transposed convolution of stride 2; (B,H,W,I) -> (B,2H,2W,features).
-
-    It lies as TensorFlow's 'SAME' does, on the pixels that `DownConv` reads: element a of the
-    kernel adds pixel i to pixel 2i + a, where `TransposedConv` adds it to 2i + a - 1.
-    """
-
-    features: int
-    dtype: Dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        init = nn.initializers.lecun_normal(in_axis=-1, out_axis=-2)
-        kernel = self.param('kernel', init, (3, 3, self.features, x.shape[-1]))
-        bias = self.param('bias', nn.initializers.zeros, (self.features,))
-        later = jnp.pad(kernel.astype(self.dtype), ((1, 0), (1, 0), (0, 0), (0, 0)))
-        y = transposed_conv(x.astype(self.dtype), later)
-        return y + bias.astype(self.dtype)[None, None, None, :]
-
-
 class UNet(nn.Module):
     """An image with a hole (B,H,W,3) and a code (B,D) -> image (B,H,W,3); the code joins below."""
 
@@ -102,8 +82,8 @@ class UNet(nn.Module):
             x = nn.relu(conv(x, width))
             skips.append(x)
         x = jnp.concatenate([x, as_map(code, x.shape[1]).astype(x.dtype)], axis=-1)
-        for width, skip in zip(self.widths[-2::-1], skips[-2::-1], strict=True):
-            x = nn.relu(SameTransposedConv(width, self.dtype)(x))
+        for level, (width, skip) in enumerate(zip(self.widths[-2::-1], skips[-2::-1], strict=True)):
+            x = nn.relu(TransposedConv(width, 3, self.dtype, same=True, name=f'up{level}')(x))
             x = nn.relu(conv(jnp.concatenate([skip, x], axis=-1), width))
         return nn.sigmoid(conv(x, 3).astype(jnp.float32))
 

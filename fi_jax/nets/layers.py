@@ -161,18 +161,24 @@ class UpConv(nn.Module):
 
 
 class TransposedConv(nn.Module):
-    """`transposed_conv` with a bias; (B,H,W,I) -> (B,2H,2W,features)."""
+    """`transposed_conv` with a bias; (B,H,W,I) -> (B,2H,2W,features).
+
+    same, of a 3x3 kernel: a pixel later, on what `DownConv` reads, as TensorFlow's 'SAME' lies.
+    """
 
     features: int
     kernel_size: int
     dtype: Dtype = jnp.float32
     kernel_init: Any = nn.initializers.lecun_normal(in_axis=-1, out_axis=-2)
     use_bias: bool = True
+    same: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (self.kernel_size, self.kernel_size, self.features, x.shape[-1])
         kernel = self.param('kernel', self.kernel_init, shape)
+        if self.same:
+            kernel = jnp.pad(kernel, ((1, 0), (1, 0), (0, 0), (0, 0)))
         y = transposed_conv(x.astype(self.dtype), kernel.astype(self.dtype))
         if not self.use_bias:
             return y

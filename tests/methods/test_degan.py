@@ -115,8 +115,8 @@ def converted(theirs, variables):
             continue
         kind = 'DownConv' if kind == 'Conv' and layer.strides == (2, 2) else kind
         if kind == 'TransposedConv' and layer.kernel_size == (3, 3):
-            kind = 'SameTransposedConv'
-        name = f'{kind}_{counts[kind]}'
+            kind = 'up'
+        name = f'up{counts[kind]}' if kind == 'up' else f'{kind}_{counts[kind]}'
         counts[kind] += 1
         if 'deviation' in variables['params']:
             name = {'Dense_0': 'mean', 'Dense_1': 'deviation'}.get(name, name)
