@@ -110,9 +110,14 @@ def make(config: Any) -> Method:
     def joined(codes: dict[str, jax.Array]) -> dict[str, jax.Array]:
         return codes | {'both': jnp.concatenate([codes[code] for code in CODES], axis=-1)}
 
-    def encode(nets: Nets, batch: Batch, noise: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    def encode(nets: Nets, batch: Batch) -> dict[str, tuple[jax.Array, jax.Array]]:
+        """Mean and deviation of each code."""
+        return {code: nets[f'encoder_{code}'](seen(batch)) for code in CODES}
+
+    def drawn_of(
+        found: dict[str, tuple[jax.Array, jax.Array]], noise: dict[str, jax.Array]
+    ) -> dict[str, jax.Array]:
         """The codes and both together, drawn with standard normal noise (B,code) of each."""
-        found = {code: nets[f'encoder_{code}'](seen(batch)) for code in CODES}
         return joined({name: mean + sd * noise[name] for name, (mean, sd) in found.items()})
 
     def draw(key: jax.Array, batch: Batch) -> dict[str, jax.Array]:
@@ -132,7 +137,8 @@ def make(config: Any) -> Method:
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Completions of encoded and of drawn codes are fake; drawn codes are real."""
         key_codes, key_drawn = jax.random.split(key)
-        codes, drawn = encode(nets, batch, draw(key_codes, batch)), joined(draw(key_drawn, batch))
+        codes = drawn_of(encode(nets, batch), draw(key_codes, batch))
+        drawn = joined(draw(key_drawn, batch))
         fakes = [nets['unet'](seen(batch), x['both']) for x in (codes, drawn)]
         terms: dict[str, jax.Array] = {}
         for name in IMAGE_CRITICS:
@@ -146,7 +152,8 @@ def make(config: Any) -> Method:
     def loss(
         nets: Nets, batch: Batch, key: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        codes = encode(nets, batch, draw(key, batch))
+        found = encode(nets, batch)
+        codes = drawn_of(found, draw(key, batch))
         logits = decode(nets, codes, train=True)
         image = nets['unet'](seen(batch), codes['both'])
         known = batch['has_landmarks']
@@ -180,7 +187,7 @@ def make(config: Any) -> Method:
             terms[f'adversarial/{name}'] = term
             total += weight * term
         if c.apart:
-            second = encode(nets, batch, draw(jax.random.fold_in(key, 1), batch))
+            second = drawn_of(found, draw(jax.random.fold_in(key, 1), batch))
             other = nets['unet'](seen(batch), second['both'])
             distance = losses.masked_mean(jnp.abs(image - other), batch['hole'])
             holes = (batch['hole'].sum(axis=(1, 2, 3)) > 0).astype(jnp.float32)
@@ -191,7 +198,7 @@ def make(config: Any) -> Method:
         return total, terms | {'code_spread': spread.mean()}
 
     def completed(nets: Nets, batch: Batch, noise: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        codes = encode(nets, batch, noise)
+        codes = drawn_of(encode(nets, batch), noise)
         maps = {n: jax.nn.sigmoid(x) for n, x in decode(nets, codes, train=False).items()}
         return {
             'image': 2 * nets['unet'](seen(batch), codes['both']) - 1,
