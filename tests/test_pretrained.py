@@ -190,15 +190,21 @@ def test_a_file_tells_no_place_and_is_the_same_each_time(normal_run, exported, t
     assert hashlib.sha256(exported.read_bytes()).hexdigest() in card and 'drawn faces' in card
 
 
-def test_bfloat16_halves_the_file_and_changes_little(normal_run, own_draws, tmp_path):
+@pytest.mark.parametrize(('dtype', 'share'), [('bfloat16', 0.7), ('int8', 0.5)])
+def test_fewer_bits_make_a_file_small_and_change_little(
+    normal_run, own_draws, tmp_path, dtype, share
+):
     _, workdir = normal_run
-    for dtype in ('float32', 'bfloat16'):
-        export_run(workdir, tmp_path / f'{dtype}.safetensors', dtype)
-    full, half = (tmp_path / f'{d}.safetensors' for d in ('float32', 'bfloat16'))
-    assert half.stat().st_size < 0.7 * full.stat().st_size
-    weights = open_weights(half)
+    for bits in ('float32', dtype):
+        export_run(workdir, tmp_path / f'{bits}.safetensors', bits)
+    full, small = (tmp_path / f'{bits}.safetensors' for bits in ('float32', dtype))
+    assert small.stat().st_size < share * full.stat().st_size
+    weights = open_weights(small)
     assert 0 < np.abs(drawn(weights).astype(int) - own_draws).mean() < 1
     assert all(x.dtype == np.float32 for x in jax.tree.leaves(weights.nets))
+    again = tmp_path / 'again.safetensors'
+    export_run(small, again, dtype)
+    np.testing.assert_array_equal(drawn(open_weights(again)), drawn(weights))
 
 
 def test_a_file_too_large_is_not_written(normal_run, tmp_path):

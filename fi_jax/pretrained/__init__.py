@@ -28,6 +28,8 @@ from fi_jax.run import checkpoint, settings
 from fi_jax.run.checkpoint import Checkpointer, mismatches
 from fi_jax.state import NetState, TrainState, init_state
 
+SCALE = 'scale/'  # before the name of an array of whole numbers: what they are multiplied by
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -138,6 +140,8 @@ def _of_file(
         )
     treedef = jax.tree.structure(like)
     leaves = [tensors[name].astype(x.dtype) for name, x in wanted.items()]
+    scales = [tensors.get(f'{SCALE}{name}') for name in wanted]
+    leaves = [x if by is None else x * by for x, by in zip(leaves, scales, strict=True)]
     about = {'name': path.stem, 'kind': 'file', 'sha256': sha256, **saved}
     del about['config']
     return Weights(config, method, jax.tree.unflatten(treedef, leaves), inside, about)
@@ -198,12 +202,22 @@ def shapes_of(method: Method, res: int) -> dict[str, NetState]:
 def tensors_of(nets: Mapping[str, NetState], dtype: Any = None) -> files.Tensors:
     """Arrays by name, nets/<net>/{params,stats}/...; matrices and kernels in dtype, if given.
 
-    Vectors (biases, scales of norms) stay as they are: they are few, and add up.
+    Vectors (biases, scales of norms) stay as they are: they are few, and add up. int8: each output
+    channel is a whole number from -127 to 127 times scale/nets/... of it.
     """
-    return {
-        f'nets/{name}': np.asarray(x, dtype if x.ndim > 1 else None)
-        for name, x in _leaves(nets).items()
-    }
+    tensors: files.Tensors = {}
+    for leaf, x in _leaves(nets).items():
+        name, array = f'nets/{leaf}', np.asarray(x)
+        if dtype is None or array.ndim < 2:
+            tensors[name] = array
+        elif np.dtype(dtype) == np.int8:
+            largest = np.abs(array).max(axis=tuple(range(array.ndim - 1)), keepdims=True)
+            scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
+            tensors[name] = np.rint(array / scale).astype(np.int8)
+            tensors[f'{SCALE}{name}'] = scale
+        else:
+            tensors[name] = array.astype(dtype)
+    return tensors
 
 
 def _leaves(nets: Mapping[str, NetState]) -> dict[str, Any]:

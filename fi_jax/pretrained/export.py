@@ -27,7 +27,9 @@ from fi_jax.pretrained import Weights, files, open_weights, own_about, shipped, 
 from fi_jax.run.files import atomic_write
 from fi_jax.run.folder import data_name, data_of, load_predictor
 
-DTYPES = {'float32': None, 'bfloat16': ml_dtypes.bfloat16, 'float16': np.float16}
+DTYPES = {
+    'float32': None, 'bfloat16': ml_dtypes.bfloat16, 'float16': np.float16, 'int8': np.int8,
+}  # fmt: skip
 # Fields that name places of the machine where a run was trained.
 PLACES = (
     'data.path', 'data.data_dir', 'data.sets', 'data.landmarks', 'data.identities',
@@ -54,7 +56,7 @@ def export_run(
 ) -> str:
     """Write a run's averaged networks to out, and its card beside it -> the file's SHA-256.
 
-    dtype: of kernels and matrices; vectors stay float32. max_bytes: 0 for no limit. predictor: a
+    dtype: of kernels and matrices; vectors stay float32, int8 with a scale a channel. max_bytes: 0 for no limit. predictor: a
     run or file of configs/landmarks.py to put inside; where the run uses one, that one. A file
     in the folder of this module is shipped with the package: terms, then, must be said. Raises
     ValueError where the file would be larger, or is named otherwise than *.safetensors; then
@@ -81,7 +83,8 @@ def export_run(
         about['predictor'] = describe(inside, predictor or run, dtype, terms)
     data = files.encode(tensors, about)
     if max_bytes and len(data) > max_bytes:
-        hint = ' --dtype=bfloat16 halves it' if dtype == 'float32' else ''
+        smaller = {'float32': 'bfloat16', 'bfloat16': 'int8', 'float16': 'int8'}.get(dtype)
+        hint = f' --dtype={smaller} halves it' if smaller else ''
         raise ValueError(f'--max_bytes={max_bytes:,}: the file would have {len(data):,};{hint}')
     sha256 = hashlib.sha256(data).hexdigest()
     if jax.process_index() == 0:
@@ -250,7 +253,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--workdir', required=True, metavar='RUN', help='the run folder')
     parser.add_argument('--out', required=True, metavar='FILE', help='*.safetensors')
     parser.add_argument('--dtype', default='float32', choices=list(DTYPES),
-                        help='of kernels; bfloat16 halves the file (%(default)s)')  # fmt: skip
+                        help='of kernels; bfloat16 halves the file, int8 once more (%(default)s)')  # fmt: skip
     parser.add_argument('--max_bytes', type=float, default=0, metavar='N',
                         help='refuse a larger file; 25e6 reads as well')  # fmt: skip
     parser.add_argument('--predictor', default='', metavar='RUN',
