@@ -254,6 +254,37 @@ def test_results_are_compared_varied_and_taken_over(opened, url, photo):
     assert page.locator('#structure').is_disabled()  # these points lead now
 
 
+def test_completions_follow_points_that_move(opened, url, photo):
+    page = opened(url)
+    drop(page, photo)
+    page.click('[data-hole=mouth]')
+    page.locator('#count').fill('2')
+    page.check('#live')
+    pressed = page.locator('.thumb[aria-pressed=true]')
+
+    def drag(index):
+        stage = page.locator('#stage').bounding_box()
+        x, y = points(page)[index] + [stage['x'], stage['y']]
+        page.mouse.move(x, y)
+        page.mouse.down()
+        page.mouse.move(x - 12, y - 8, steps=3)
+        page.mouse.up()
+
+    drag(48)
+    pressed.wait_for()
+    page.click('.thumb >> nth=1')
+    first = pressed.get_attribute('data-result')
+    assert first.endswith('/1') and page.locator('#overlay:not([hidden])').count() == 1
+    drag(54)
+    page.wait_for_selector(f'.thumb[aria-pressed=true]:not([data-result="{first}"])')
+    assert pressed.get_attribute('data-result').endswith('/1')  # the draw that was looked at
+    assert page.locator('.run').count() == 1  # in place of the one before
+    page.click('.thumb >> nth=0')
+    page.keyboard.press('Control+z')
+    last = pressed.get_attribute('data-result')
+    page.wait_for_selector(f'.thumb[aria-pressed=true]:not([data-result="{last}"])')
+
+
 def test_a_completion_is_cancelled_here_and_on_the_server(opened, photo):
     restorer = PlainRestorer()
     restorer.go.clear()

@@ -23,6 +23,7 @@ interface Run {
   title: string;
   seed: number;
   varied: boolean; // around a kept one: not to be told by its seed and number alone
+  live: boolean; // drawn because a point moved: the next such takes its place
   window: Box;
   landmarks: Point[][];
   pictures: ImageBitmap[];
@@ -54,6 +55,7 @@ let around: { run: Run; k: number } | null = null;
 let search: AbortController | null = null;
 let searchSoon = 0;
 let work: AbortController | null = null;
+let drawSoon = 0;
 let brushAt: Point = [0, 0]; // of the keyboard, photo pixels
 
 // ------------------------------------------------------------------------------- messages
@@ -153,8 +155,11 @@ function change(next: Partial<Edit>): void {
   changed(holeChanged);
 }
 
+// Points that move while completions follow them stay over the completion.
+const live = () => tool === 'points' && input('live').checked;
+
 function changed(holeChanged: boolean): void {
-  shown = null;
+  if (holeChanged || !live()) shown = null;
   if (holeChanged) {
     hole.redraw(edit.now.marks);
     clearTimeout(searchSoon);
@@ -164,8 +169,21 @@ function changed(holeChanged: boolean): void {
   show();
 }
 
+// Draws anew with the points as they lie, once the hand rests.
+function follow(): void {
+  clearTimeout(drawSoon);
+  if (!live()) return;
+  drawSoon = window.setTimeout(() => {
+    work?.abort();
+    work = null;
+    void complete(true);
+  }, 250);
+}
+
 function step(go: boolean, before = edit.now): void {
-  if (go) changed(before.marks !== edit.now.marks);
+  if (!go) return;
+  changed(before.marks !== edit.now.marks);
+  if (edit.now.moved) follow();
 }
 
 function stroke(start: Point): Gesture {
@@ -205,8 +223,9 @@ function dragPoint(start: Point, reachPixels: number): Gesture | null {
     },
     end(done) {
       edit.replace(before);
-      if (done && latest !== points) change({ points: latest, moved: true });
-      else showPoints();
+      if (!done || latest === points) return showPoints();
+      change({ points: latest, moved: true });
+      follow();
     },
   };
 }
@@ -230,6 +249,7 @@ function pointKey(index: number, event: KeyboardEvent): void {
     const far = ((right - left) / 200) * (event.shiftKey ? 10 : 1);
     change({ points: move(points, index, [by[0] * far, by[1] * far]), moved: true });
     say(layer.describe(index, edit.now.points!));
+    follow();
   } else if (event.key === ',' || event.key === '.') {
     layer.focus(index + (event.key === ',' ? -1 : 1));
   } else {
@@ -282,7 +302,7 @@ function addToHole(what: string): void {
 
 // ---------------------------------------------------------------------------- completions
 
-async function complete(): Promise<void> {
+async function complete(follows = false): Promise<void> {
   if (!file || !photo || work) return;
   const { png, share } = await hole.exported();
   if (!share) return say('There is no hole yet: paint over what shall be drawn anew.', true);
@@ -325,15 +345,21 @@ async function complete(): Promise<void> {
     const title = kept
       ? `Around result ${kept.k + 1} of “${kept.run.title}”`
       : `${edit.now.moved ? 'Your points, s' : 'S'}eed ${status.seed}`;
-    const run = { id: status.id, title, seed: status.seed, varied: kept !== null, window: status.window, landmarks: status.landmarks, pictures, differ };
+    const run = { id: status.id, title, seed: status.seed, varied: kept !== null, live: follows, window: status.window, landmarks: status.landmarks, pictures, differ };
+    const k = follows && shown ? Math.min(shown.k, pictures.length - 1) : 0;
+    if (follows && runs[0]?.live) {
+      api.forget(runs[0].id);
+      runs.shift();
+      byId('gallery').firstElementChild!.remove();
+    }
     runs = [run, ...runs].slice(0, 6);
     addRun(run);
-    choose({ run, k: 0 });
+    choose({ run, k });
     say(status.notes.map((note) => note[0].toUpperCase() + note.slice(1) + '.').join(' '));
-    byId('results').scrollIntoView({ block: 'nearest', behavior: 'smooth' });
+    if (!follows) byId('results').scrollIntoView({ block: 'nearest', behavior: 'smooth' });
   } catch (error) {
-    if (mine.signal.aborted) say('Cancelled.');
-    else fail(error);
+    if (!mine.signal.aborted) fail(error);
+    else if (work === mine) say('Cancelled.');
   } finally {
     if (work === mine) work = null;
     showRun();
@@ -441,7 +467,7 @@ function show(): void {
 function showPoints(): void {
   if (!layer) return;
   const points = edit.now.points;
-  const visible = photo && points && !shown && (tool === 'points' || input('show_points').checked);
+  const visible = photo && points && (live() || (!shown && (tool === 'points' || input('show_points').checked)));
   layer.show(visible ? points.map((p) => view.toStage(p)) : null, points, tool === 'points');
 }
 
@@ -511,7 +537,7 @@ function showRun(): void {
 function setTool(next: Tool): void {
   tool = next;
   bench.dataset.tool = next;
-  if (next !== 'hand') shown = null;
+  if (next !== 'hand' && !live()) shown = null;
   for (const one of document.querySelectorAll<HTMLElement>('[role=radio][data-tool]')) {
     one.setAttribute('aria-checked', String(one.dataset.tool === next));
     one.tabIndex = one.dataset.tool === next ? 0 : -1;
@@ -659,6 +685,10 @@ function wire(): void {
   });
   input('brush').addEventListener('change', () => showMarks());
   input('show_points').addEventListener('change', showPoints);
+  input('live').addEventListener('change', () => {
+    if (input('live').checked) setTool('points');
+    else show();
+  });
   input('differ').addEventListener('change', show);
   const hold = byId('compare');
   hold.addEventListener('pointerdown', () => compare(true));

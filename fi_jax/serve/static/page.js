@@ -1,4 +1,4 @@
-// Built by make page from sources of sha256 538cf309879e6a156770f9ae0666befbc90ed9bd33045df1a9cf5cca0388e2d6
+// Built by make page from sources of sha256 e4f912c8fed498b51b45481d9581e61d792d8e309d6229df3fe9aa14fd74e181
 "use strict";
 (() => {
   // api.ts
@@ -542,6 +542,7 @@
   var search = null;
   var searchSoon = 0;
   var work = null;
+  var drawSoon = 0;
   var brushAt = [0, 0];
   function say(text, bad = false) {
     const message = byId("message");
@@ -622,8 +623,9 @@
     edit.push({ ...edit.now, ...next });
     changed(holeChanged);
   }
+  var live = () => tool === "points" && input("live").checked;
   function changed(holeChanged) {
-    shown = null;
+    if (holeChanged || !live()) shown = null;
     if (holeChanged) {
       hole.redraw(edit.now.marks);
       clearTimeout(searchSoon);
@@ -631,8 +633,19 @@
     }
     show();
   }
+  function follow() {
+    clearTimeout(drawSoon);
+    if (!live()) return;
+    drawSoon = window.setTimeout(() => {
+      work?.abort();
+      work = null;
+      void complete2(true);
+    }, 250);
+  }
   function step(go, before = edit.now) {
-    if (go) changed(before.marks !== edit.now.marks);
+    if (!go) return;
+    changed(before.marks !== edit.now.marks);
+    if (edit.now.moved) follow();
   }
   function stroke(start2) {
     shown = null;
@@ -670,8 +683,9 @@
       },
       end(done) {
         edit.replace(before);
-        if (done && latest !== points) change({ points: latest, moved: true });
-        else showPoints();
+        if (!done || latest === points) return showPoints();
+        change({ points: latest, moved: true });
+        follow();
       }
     };
   }
@@ -695,6 +709,7 @@
       const far = (right - left) / 200 * (event.shiftKey ? 10 : 1);
       change({ points: move(points, index, [by[0] * far, by[1] * far]), moved: true });
       say(layer.describe(index, edit.now.points));
+      follow();
     } else if (event.key === "," || event.key === ".") {
       layer.focus(index + (event.key === "," ? -1 : 1));
     } else {
@@ -745,7 +760,7 @@
     };
     change({ marks: [...marks, ...made[what]()] });
   }
-  async function complete2() {
+  async function complete2(follows = false) {
     if (!file || !photo || work) return;
     const { png, share } = await hole.exported();
     if (!share) return say("There is no hole yet: paint over what shall be drawn anew.", true);
@@ -774,23 +789,29 @@
         else [bar.max, bar.value] = [now.total, now.done];
         byId("progress_text").textContent = waits ? `Waiting; ${now.ahead} before you` : now.done ? `Drawn ${now.done} of ${now.total}` : "Drawing… the first time takes longer";
       });
-      const numbers = Array.from({ length: settings.num_samples }, (_, k) => k);
+      const numbers = Array.from({ length: settings.num_samples }, (_, k2) => k2);
       const [differ, ...pictures] = await Promise.all(
-        ["uncertainty", ...numbers.map((k) => `previews/${k}`)].map(
+        ["uncertainty", ...numbers.map((k2) => `previews/${k2}`)].map(
           async (what) => createImageBitmap(await picture(status.id, what))
         )
       );
       if (mine.signal.aborted) return;
       const title = kept ? `Around result ${kept.k + 1} of “${kept.run.title}”` : `${edit.now.moved ? "Your points, s" : "S"}eed ${status.seed}`;
-      const run = { id: status.id, title, seed: status.seed, varied: kept !== null, window: status.window, landmarks: status.landmarks, pictures, differ };
+      const run = { id: status.id, title, seed: status.seed, varied: kept !== null, live: follows, window: status.window, landmarks: status.landmarks, pictures, differ };
+      const k = follows && shown ? Math.min(shown.k, pictures.length - 1) : 0;
+      if (follows && runs[0]?.live) {
+        forget(runs[0].id);
+        runs.shift();
+        byId("gallery").firstElementChild.remove();
+      }
       runs = [run, ...runs].slice(0, 6);
       addRun(run);
-      choose({ run, k: 0 });
+      choose({ run, k });
       say(status.notes.map((note) => note[0].toUpperCase() + note.slice(1) + ".").join(" "));
-      byId("results").scrollIntoView({ block: "nearest", behavior: "smooth" });
+      if (!follows) byId("results").scrollIntoView({ block: "nearest", behavior: "smooth" });
     } catch (error) {
-      if (mine.signal.aborted) say("Cancelled.");
-      else fail(error);
+      if (!mine.signal.aborted) fail(error);
+      else if (work === mine) say("Cancelled.");
     } finally {
       if (work === mine) work = null;
       showRun();
@@ -888,7 +909,7 @@
   function showPoints() {
     if (!layer) return;
     const points = edit.now.points;
-    const visible = photo && points && !shown && (tool === "points" || input("show_points").checked);
+    const visible = photo && points && (live() || !shown && (tool === "points" || input("show_points").checked));
     layer.show(visible ? points.map((p) => view.toStage(p)) : null, points, tool === "points");
   }
   function showMarks(box = null, at2 = null) {
@@ -951,7 +972,7 @@
   function setTool(next) {
     tool = next;
     bench.dataset.tool = next;
-    if (next !== "hand") shown = null;
+    if (next !== "hand" && !live()) shown = null;
     for (const one of document.querySelectorAll("[role=radio][data-tool]")) {
       one.setAttribute("aria-checked", String(one.dataset.tool === next));
       one.tabIndex = one.dataset.tool === next ? 0 : -1;
@@ -1102,6 +1123,10 @@
     });
     input("brush").addEventListener("change", () => showMarks());
     input("show_points").addEventListener("change", showPoints);
+    input("live").addEventListener("change", () => {
+      if (input("live").checked) setTool("points");
+      else show();
+    });
     input("differ").addEventListener("change", show);
     const hold = byId("compare");
     hold.addEventListener("pointerdown", () => compare(true));
