@@ -56,7 +56,7 @@ def export_run(
 ) -> str:
     """Write a run's averaged networks to out, and its card beside it -> the file's SHA-256.
 
-    dtype: of kernels and matrices; vectors stay float32, int8 with a scale a channel. max_bytes: 0 for no limit. predictor: a
+    dtype: of kernels and matrices; vectors stay float32. max_bytes: 0 for no limit. predictor: a
     run or file of configs/landmarks.py to put inside; where the run uses one, that one. A file
     in the folder of this module is shipped with the package: terms, then, must be said. Raises
     ValueError where the file would be larger, or is named otherwise than *.safetensors; then
@@ -253,7 +253,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--workdir', required=True, metavar='RUN', help='the run folder')
     parser.add_argument('--out', required=True, metavar='FILE', help='*.safetensors')
     parser.add_argument('--dtype', default='float32', choices=list(DTYPES),
-                        help='of kernels; bfloat16 halves the file, int8 once more (%(default)s)')  # fmt: skip
+                        help='of kernels; 16 bits halve, 8 quarter it (%(default)s)')  # fmt: skip
     parser.add_argument('--max_bytes', type=float, default=0, metavar='N',
                         help='refuse a larger file; 25e6 reads as well')  # fmt: skip
     parser.add_argument('--predictor', default='', metavar='RUN',

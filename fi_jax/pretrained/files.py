@@ -23,7 +23,8 @@ KEY = 'fi_jax'  # one alone: the order of several would differ from file to file
 MAX_HEADER = 4 << 20  # bytes; a hundred nets of a hundred arrays need less than a quarter
 DTYPES: dict[str, Any] = {
     'F32': np.float32, 'F16': np.float16, 'BF16': ml_dtypes.bfloat16, 'F64': np.float64,
-    'I32': np.int32, 'I64': np.int64, 'U32': np.uint32, 'I8': np.int8, 'U8': np.uint8, 'BOOL': np.bool_,
+    'I32': np.int32, 'I64': np.int64, 'U32': np.uint32, 'I8': np.int8, 'U8': np.uint8,
+    'BOOL': np.bool_,
 }  # fmt: skip
 
 Tensors = dict[str, np.ndarray]
