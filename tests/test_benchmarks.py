@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import data_pipeline, first_step, layers, timing
+from benchmarks import authors, data_pipeline, first_step, layers, timing
 from benchmarks.step_vs_torch import (
     count_flops,
     in_process,
@@ -131,3 +131,20 @@ def test_first_step_tells_why_a_run_ended() -> None:
     arguments = [first_step.sys.executable, '-c', 'import sys; sys.exit("out of luck")']
     with pytest.raises(RuntimeError, match='before its first step:\nout of luck'):
         first_step.until_first_step(arguments)
+
+
+@pytest.mark.parametrize(
+    ('argument', 'named'),
+    [
+        ('--batch=2', 'FI_JAX_BICYCLEGAN, FI_JAX_PICNET, FI_JAX_STARGAN$'),
+        ('--only=picnet', 'in FI_JAX_PICNET$'),
+    ],
+)
+def test_without_the_authors_code_their_variables_are_named(
+    argument: str, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for system in authors.SYSTEMS:
+        monkeypatch.delenv(system.variable, raising=False)
+    monkeypatch.setattr('sys.argv', ['authors', argument])
+    with pytest.raises(SystemExit, match=named):
+        authors.main()
