@@ -180,6 +180,15 @@ def test_the_predictor_inside_leads(normal_run, predictor_run, exported):
     assert load_predictor(str(exported), 'config.eval.landmark_detector').method.predictor
 
 
+def test_a_file_is_exported_again_with_the_predictor_inside(exported, tmp_path):
+    again = tmp_path / 'again.safetensors'
+    export_run(exported, again)
+    old, new = open_weights(exported), open_weights(again)
+    np.testing.assert_array_equal(drawn(new), drawn(old))
+    assert new.predictor.config.method == 'landmarks' and new.predictor.about['name'] == 'again'
+    jax.tree.map(np.testing.assert_array_equal, new.predictor.nets, old.predictor.nets)
+
+
 def test_a_file_tells_no_place_and_is_the_same_each_time(normal_run, exported, tmp_path):
     _, workdir = normal_run
     a, b = (export_run(workdir, tmp_path / f'{n}.safetensors') for n in 'ab')
@@ -306,6 +315,7 @@ def test_an_export_into_the_package_is_listed_with_its_terms(normal_run, tmp_pat
     assert find('tiny32') == out
     listing.show()
     export_run(out, tmp_path / 'again.safetensors', terms='for a friend')
+    assert list(json.loads((tmp_path / 'shipped.json').read_text())) == ['tiny32', 'again']
     assert open_weights('again').about['terms'] == 'for a friend'
 
 

@@ -70,17 +70,19 @@ def export_run(
         raise ValueError(f'--out={out}: end its name with {files.SUFFIX}')
     if dtype not in DTYPES:
         raise ValueError(f'--dtype={dtype}: choose one of {list(DTYPES)}')
-    weights = open_weights(run, field='--workdir')
+    weights, own = open_weights(run, field='--workdir'), own_about(run)
     config = weights.config
     if config.get('landmark_source') in predicted_landmarks.PREDICTED:
         predictor = predictor or config.predictor
-    tensors, about = tensors_of(weights.nets, DTYPES[dtype]), describe(weights, run, dtype, terms)
+    tensors = tensors_of(weights.nets, DTYPES[dtype])
+    about = describe(weights, own, run, dtype, terms)
     inside = load_predictor(predictor, '--predictor') if predictor else weights.predictor
     if inside is not None:
         predicted_landmarks.check_size(f'--predictor={predictor}', inside.config, config.res)
         more = tensors_of(inside.nets, DTYPES[dtype])
         tensors |= {f'predictor/{name}': x for name, x in more.items()}
-        about['predictor'] = describe(inside, predictor or run, dtype, terms)
+        known = own_about(predictor) if predictor else own['predictor']
+        about['predictor'] = describe(inside, known, predictor or run, dtype, terms)
     data = files.encode(tensors, about)
     if max_bytes and len(data) > max_bytes:
         smaller = {'float32': 'bfloat16', 'bfloat16': 'int8', 'float16': 'int8'}.get(dtype)
@@ -98,9 +100,13 @@ def export_run(
     return sha256
 
 
-def describe(weights: Weights, place: str | Path, dtype: str, terms: str) -> dict[str, Any]:
-    """What a file says of networks beside their arrays; plain JSON, and no place of a machine."""
-    own = own_about(place)
+def describe(
+    weights: Weights, own: Mapping[str, Any], place: str | Path, dtype: str, terms: str
+) -> dict[str, Any]:
+    """What a file says of networks beside their arrays; plain JSON, and no place of a machine.
+
+    own: what their place says of them (`fi_jax.pretrained.own_about`).
+    """
     if weights.about['kind'] == 'file':  # exported again: what it said, in another type
         about = {**weights.about, 'config': own['config'], 'dtype': dtype}
         about |= {'terms': terms} if terms else {}

@@ -1,7 +1,7 @@
 """Weights that come with the package: found by name, known by their SHA-256.
 
-`shipped.json` in this folder lists them: name -> file, sha256, terms, about. An export into this
-folder adds its line.
+`shipped.json` in this folder lists them: name -> file, sha256, terms, about; the first is taken
+where none is named. An export into this folder adds its line.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SHIPPED: dict[str, Shipped] = {
 def add(name: str, entry: Shipped) -> None:
     """List a file of this folder under a name, in place of what that name stood for."""
     SHIPPED[name] = entry
-    listed = {key: asdict(SHIPPED[key]) for key in sorted(SHIPPED)}
+    listed = {key: asdict(one) for key, one in SHIPPED.items()}
     (FOLDER / 'shipped.json').write_text(json.dumps(listed, indent=2) + '\n')
 
 
