@@ -180,9 +180,10 @@ def test_the_predictor_inside_leads(normal_run, predictor_run, exported):
     assert load_predictor(str(exported), 'config.eval.landmark_detector').method.predictor
 
 
-def test_a_file_is_exported_again_with_the_predictor_inside(exported, tmp_path):
+@pytest.mark.parametrize('predictor', ['', 'of the file'])
+def test_a_file_is_exported_again_with_the_predictor_inside(exported, tmp_path, predictor):
     again = tmp_path / 'again.safetensors'
-    export_run(exported, again)
+    export_run(exported, again, predictor=str(exported) if predictor else '')
     old, new = open_weights(exported), open_weights(again)
     np.testing.assert_array_equal(drawn(new), drawn(old))
     assert new.predictor.config.method == 'landmarks' and new.predictor.about['name'] == 'again'

@@ -81,7 +81,8 @@ def export_run(
         predicted_landmarks.check_size(f'--predictor={predictor}', inside.config, config.res)
         more = tensors_of(inside.nets, DTYPES[dtype])
         tensors |= {f'predictor/{name}': x for name, x in more.items()}
-        known = own_about(predictor) if predictor else own['predictor']
+        known = own_about(predictor) if predictor else own
+        known = known.get('predictor', known)  # it may be inside of that file too
         about['predictor'] = describe(inside, known, predictor or run, dtype, terms)
     data = files.encode(tensors, about)
     if max_bytes and len(data) > max_bytes:
