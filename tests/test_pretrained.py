@@ -296,7 +296,11 @@ def test_weights_are_found_by_name_and_checked(exported, tmp_path, monkeypatch):
     entry = shipped.Shipped(exported.name, sha256, 'research only', 'a test')
     monkeypatch.setattr(shipped, 'SHIPPED', {'tiny': entry})
     assert open_weights('tiny').about['sha256'] == sha256
-    assert find('tiny') == exported and str(results_of('tiny')) == 'tiny'
+    assert find('tiny') == exported and results_of(exported) == exported.with_suffix('')
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):  # also beside what an earlier call left there
+        assert str(results_of('tiny')) == 'tiny'
+        (tmp_path / 'tiny').mkdir(exist_ok=True)
     wrong = dataclasses.replace(entry, sha256='0' * 64)
     monkeypatch.setattr(shipped, 'SHIPPED', {'tiny': wrong})
     with pytest.raises(ValueError, match=f'its SHA-256 is {sha256}, not 000'):

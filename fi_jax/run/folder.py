@@ -74,7 +74,8 @@ def results_of(place: str | Path) -> Path:
     path = find(place)
     if path.is_dir():
         return path
-    return path.with_suffix('') if Path(place).exists() else Path(place)
+    # A folder of a name's results may be there from before.
+    return path.with_suffix('') if Path(place).is_file() else Path(place)
 
 
 def examples_of(config: Any, place: str | Path) -> tuple[str, Source, EvalExamples]:
