@@ -7,7 +7,8 @@ A variable names the folder of the authors' code, as for the parity tests; a sys
 skipped. Ours is `size=paper`. Both run on the CPU, in float32, on the same photos, with as many
 threads; each side is a process of its own, and they take turns, as in step_vs_torch.
 
-Theirs is their model's `optimize_parameters`, with the options that their training has by default.
+Theirs is their model's `optimize_parameters`, with the options that their training has by default;
+PICNet's file of them was not at hand, but rates and schedules do not change what a step costs.
 StarGAN's authors train in one long function: its iteration is written anew here, around their
 networks. There the generator learns in one step of five, on both sides; the mean goes by that.
 

@@ -90,6 +90,7 @@ async function open(picture: Blob, name: string): Promise<void> {
   if (bitmap.width * bitmap.height > info.limits.pixels) {
     return say(`${name}: ${bitmap.width}×${bitmap.height} pixels; the server reads ${info.limits.pixels / 1e6} million.`, true);
   }
+  clearTimeout(drawSoon); // of a point of the photo before
   work?.abort();
   search?.abort();
   runs.forEach((run) => api.forget(run.id));

@@ -1,4 +1,4 @@
-// Built by make page from sources of sha256 e4f912c8fed498b51b45481d9581e61d792d8e309d6229df3fe9aa14fd74e181
+// Built by make page from sources of sha256 93f3b2b869521a3c5c97710ae64491084e13a1de62127a869a8473948728ed89
 "use strict";
 (() => {
   // api.ts
@@ -568,6 +568,7 @@
     if (bitmap.width * bitmap.height > info2.limits.pixels) {
       return say(`${name}: ${bitmap.width}×${bitmap.height} pixels; the server reads ${info2.limits.pixels / 1e6} million.`, true);
     }
+    clearTimeout(drawSoon);
     work?.abort();
     search?.abort();
     runs.forEach((run) => forget(run.id));
