@@ -5,7 +5,8 @@
 Shows what the comments of fi_jax/nets/layers.py claim, on this machine: which way of writing a
 layer XLA's CPU backend runs fast. Shapes are those of the 64 px networks at batch 16, cut by the
 number of devices, since each device runs its own part. The forms of a layer take turns; the first
-is the one in use, and all are checked against it before they are timed.
+is the one in use, and all are checked against it before they are timed. The last table has the
+gradient of a convolution in a program's main computation and inside a branch (`fi_jax.canonical`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import timing
+from fi_jax.canonical import canonical_convolutions
 from fi_jax.nets import layers
 
 Form = Callable[[jax.Array, jax.Array], jax.Array]
@@ -153,6 +155,45 @@ CASES: dict[str, tuple[Mapping[str, Form], tuple[tuple[int, int, int, int], ...]
 }
 
 
+def gradient(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Of a sum over a convolution, by both arguments."""
+    return jax.grad(lambda x, kernel: (conv(x, kernel) ** 2).sum(), (0, 1))(x, kernel)
+
+
+def in_a_branch(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function where a number is positive, else its arguments."""
+    return lambda x, kernel: jax.lax.cond(
+        kernel[0, 0, 0, 0] ** 2 >= 0, lambda: function(x, kernel), lambda: (x, kernel)
+    )
+
+
+BRANCHES: dict[str, Callable[..., Any]] = {
+    'main computation': gradient,
+    'branch': in_a_branch(gradient),
+    'branch, canonical': in_a_branch(canonical_convolutions(gradient)),
+}
+
+
+def time_branches(case: tuple[int, int, int, int], rows: int, args: Any) -> list[tuple[str, ...]]:
+    """Rows of the table for the gradient of one convolution."""
+    side, channels, size, features = case
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(rows, side, side, channels)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(size, size, channels, features)), jnp.float32)
+    runs = {}
+    for name, function in BRANCHES.items():
+        run = jax.jit(function, compiler_options=NO_YNN if args.no_ynn else None)
+        jax.block_until_ready(run(x, kernel))
+        call = lambda run=run: jax.block_until_ready(run(x, kernel))  # noqa: E731
+        runs[name] = timing.stopwatch(call, 1)
+    seconds = timing.interleave(runs, args.rounds)
+    base = np.median(seconds['main computation'])
+    return [
+        (name, f'{np.median(of) * 1e3:.2f}', f'{np.median(of) / base:.1f}')
+        for name, of in seconds.items()
+    ]
+
+
 def agree(forms: Mapping[str, Form], x: jax.Array, kernel: jax.Array) -> None:
     """Raise AssertionError where a form computes another function than the first."""
     outputs = {name: np.asarray(form(x, kernel)) for name, form in forms.items()}
@@ -210,7 +251,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add('--only', choices=tuple(CASES), nargs='+', default=tuple(CASES), help='these layers alone')
+    names = (*CASES, 'branch')
+    add('--only', choices=names, nargs='+', default=names, help='these layers alone')
     add('--batch', type=int, default=16, help='images on all devices (default %(default)s)')
     add('--devices', type=int, default=timing.cores(), metavar='N',
         help='time one device of N, with its share of the batch (default: one a core)')  # fmt: skip
@@ -223,6 +265,11 @@ def main() -> None:
     print(timing.hardware('jax', 'jaxlib'))
     print(f'batch {rows} on a device; ratio: forward and backward, to the form in use\n')
     for layer in args.only:
+        if layer == 'branch':
+            case = (32, 64, 3, 64)
+            columns_of = ('gradient: 32 px, 64 channels -> 64, 3x3', 'median', 'ratio')
+            print(timing.table(columns_of, time_branches(case, rows, args)), flush=True)
+            continue
         forms, cases = CASES[layer]
         for case in cases:
             side, channels, size, features = case

@@ -12,6 +12,7 @@ import optax
 from jax.sharding import Mesh
 
 from fi_jax import features, rng, sharding
+from fi_jax.canonical import canonical_convolutions
 from fi_jax.methods import Method, Phase
 from fi_jax.optim import ema_decay, rate_scale
 from fi_jax.state import NetState, TrainState, bind, bind_ema
@@ -73,6 +74,8 @@ def make_train_step(
             return loss, (metrics, {name: net.stats for name, net in bound.items()})
 
         grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+        if on_cpu(mesh) and (parts > 1 or phase.every > 1):  # inside a loop or a branch
+            grad_fn = canonical_convolutions(grad_fn)
         params = {name: weights[name] for name in phase.nets}
         stats = {name: net.stats for name, net in nets.items()}
         if parts == 1:
@@ -193,7 +196,13 @@ def loops(mesh: Mesh | None) -> bool:
 
     Not on a CPU, where convolutions in a loop have one thread.
     """
-    return mesh is not None and mesh.devices.flat[0].platform != 'cpu'
+    return mesh is not None and not on_cpu(mesh)
+
+
+def on_cpu(mesh: Mesh | None) -> bool:
+    """Whether a program of that mesh, or of JAX's own devices, runs on CPUs."""
+    devices = jax.devices() if mesh is None else mesh.devices.flat
+    return devices[0].platform == 'cpu'
 
 
 def microbatches(batch: features.Batch, count: int, group: int = 1) -> dict[str, jax.Array]:

@@ -258,7 +258,8 @@ class SampleLogger:
 
     def __init__(self, method: Method, source: Source, config: Any, mesh: Mesh, writer: Writer):
         replicated = sharding.replicated(mesh)
-        rows = -(-config.num_pictures // mesh.size) * mesh.size
+        size = math.lcm(mesh.size, method.group)
+        rows = -(-config.num_pictures // size) * size
         examples = EvalExamples(source, config, config.picture_holes, rows, rows)
         batch = next(
             iter(eval_batches(examples, config, rows, jax.process_index(), jax.process_count()))

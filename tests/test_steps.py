@@ -1,6 +1,8 @@
 """The compiled step: who moves, what is skipped, devices, averages; samples that can be redrawn."""
 
+import dataclasses
 import itertools
+import re
 
 import flax.linen as nn
 import jax
@@ -123,6 +125,22 @@ def test_sample_keys_depend_on_seed_image_and_sample_alone():
     for other in (data(1, [9], 3), data(0, [8], 3), data(0, [9], 4)):
         assert np.any(other != data(0, [9], 3))
     assert np.any(data(0, [3], 5) != data(0, [5], 3))
+
+
+# ------------------------------------------------------------------------------ branches
+
+
+@pytest.mark.parametrize('how', ['every', 'accumulate'])
+def test_on_a_cpu_convolutions_in_a_branch_or_loop_have_the_quick_order(how, stage2, batch):
+    config = stage2.config.copy_and_resolve_references()
+    (r1,) = (phase for phase in stage2.method.stages['stage2'] if phase.every > 1)
+    if how == 'accumulate':
+        config.accumulate, r1 = 2, dataclasses.replace(r1, every=1)
+    method = dataclasses.replace(stage2.method, stages={'stage2': (r1,)})
+    step = steps.make_train_step(method, 'stage2', stage2.optimizers, config)
+    text = jax.jit(step).lower(stage2.fresh, batch).as_text()
+    orders = set(re.findall(r'stablehlo.convolution.*?dim_numbers = (.*?),\s+window', text))
+    assert orders == {'[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]'}
 
 
 # ------------------------------------------------------------------------------ state

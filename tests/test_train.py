@@ -49,6 +49,7 @@ def quick_run(tmp_path_factory):
     config.batch_size = 8
     config.eval.batch_size = config.sample.batch_size = 8
     config.eval.metrics = 'image,seam'
+    config.num_pictures = 1  # stage 2 takes faces in pairs
     train_and_evaluate(config, workdir)
     return config, workdir
 
