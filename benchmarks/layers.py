@@ -21,11 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import timing
+from fi_jax import sharding
 from fi_jax.canonical import canonical_convolutions
 from fi_jax.nets import layers
 
 Form = Callable[[jax.Array, jax.Array], jax.Array]
-NO_YNN = {'xla_cpu_experimental_ynn_fusion_type': ''}
 
 
 def conv(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: Any = 'SAME') -> jax.Array:
@@ -182,7 +182,7 @@ def time_branches(case: tuple[int, int, int, int], rows: int, args: Any) -> list
     kernel = jnp.asarray(rng.normal(size=(size, size, channels, features)), jnp.float32)
     runs = {}
     for name, function in BRANCHES.items():
-        run = jax.jit(function, compiler_options=NO_YNN if args.no_ynn else None)
+        run = jax.jit(function, compiler_options=options_of(args))
         jax.block_until_ready(run(x, kernel))
         call = lambda run=run: jax.block_until_ready(run(x, kernel))  # noqa: E731
         runs[name] = timing.stopwatch(call, 1)
@@ -192,6 +192,11 @@ def time_branches(case: tuple[int, int, int, int], rows: int, args: Any) -> list
         (name, f'{np.median(of) * 1e3:.2f}', f'{np.median(of) / base:.1f}')
         for name, of in seconds.items()
     ]
+
+
+def options_of(args: Any) -> dict[str, str] | None:
+    """Compiler options: those of the trainer, or none."""
+    return None if args.ynn else sharding.compiler_options()
 
 
 def agree(forms: Mapping[str, Form], x: jax.Array, kernel: jax.Array) -> None:
@@ -221,7 +226,7 @@ def time_case(
     x = jnp.asarray(rng.normal(size=(rows, side, side, channels)), jnp.float32)
     kernel = jnp.asarray(rng.normal(size=(size, size, channels, features)), jnp.float32)
     agree(forms, x, kernel)
-    options = NO_YNN if args.no_ynn else None
+    options = options_of(args)
     seconds = {}
     for backward in (False, True):
         runs = {}
@@ -256,7 +261,7 @@ def main() -> None:
     add('--batch', type=int, default=16, help='images on all devices (default %(default)s)')
     add('--devices', type=int, default=timing.cores(), metavar='N',
         help='time one device of N, with its share of the batch (default: one a core)')  # fmt: skip
-    add('--no-ynn', action='store_true', help="with xla_cpu_experimental_ynn_fusion_type=''")
+    add('--ynn', action='store_true', help='as XLA compiles by itself, with all of YNNPACK')
     add('--rounds', type=int, default=7, help='turns of each form (default %(default)s)')
     add('--repeats', type=int, default=3, help='calls a turn (default %(default)s)')
     args = parser.parse_args()

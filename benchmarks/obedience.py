@@ -121,7 +121,7 @@ def main() -> None:
         detector, _ = load_landmark_detector(args.landmark_detector, mesh, '--landmark_detector')
         finders['detector'] = lambda images: list(np.asarray(detector(jax.numpy.asarray(images))))
 
-    @functools.partial(jax.jit, compiler_options=sharding.drawing_options())
+    @functools.partial(jax.jit, compiler_options=sharding.compiler_options())
     def complete(nets: Any, batch: features.Batch) -> jax.Array:
         prepared = features.prepare(batch)
         assert method.sample is not None

@@ -1,6 +1,6 @@
 """The training step of fi_jax against the same networks in PyTorch, and against its FLOPs.
 
-    python -m benchmarks.step_vs_torch --stage stage2 --devices 1 2 --no-ynn --torch-subpixel
+    python -m benchmarks.step_vs_torch --stage stage2 --devices 1 2 --ynn --torch-subpixel
 
 Each contestant lives in a process of its own, as a training does, with its own thread pool and all
 cores; the processes take turns through pipes, and the idle ones sleep in a read. (In one process
@@ -46,6 +46,7 @@ from benchmarks import timing
 PARITY_STEP = 192
 MATMUL_SIZE = 2048
 TOLERANCE = 1e-4
+NO_YNN = {'xla_cpu_experimental_ynn_fusion_type': ''}
 # Of gradients and what follows from them: an untrained critic's is the small difference of what
 # real and fake images give, and keeps few digits.
 GRADIENT_TOLERANCE = 5e-2
@@ -92,7 +93,9 @@ def make_batch(config: Any) -> dict[str, np.ndarray]:
 class JaxStep:
     """The trainer's compiled step and its state, on a number of devices (0: the default)."""
 
-    def __init__(self, config: Any, stage: str, batch: Any, devices: int = 0, ynn: bool = True):
+    def __init__(
+        self, config: Any, stage: str, batch: Any, devices: int = 0, options: Any = 'as trained'
+    ):
         import jax
 
         from fi_jax import sharding, steps
@@ -112,7 +115,7 @@ class JaxStep:
             self._traced,
             donate_argnums=0,
             out_shardings=self._replicated,
-            compiler_options=None if ynn else {'xla_cpu_experimental_ynn_fusion_type': ''},
+            compiler_options=sharding.compiler_options() if options == 'as trained' else options,
         )
         self.state = jax.jit(
             lambda: init_state(self.method, optimizers, config.res, config.seed),
@@ -285,8 +288,8 @@ def in_process(function: Callable[..., Any], *args: Any) -> Any:
         return pool.submit(function, *args).result()
 
 
-def _serve_jax(pipe: Any, config: Any, stage: str, batch: Any, devices: int, ynn: bool) -> None:
-    system = JaxStep(config, stage, batch, devices, ynn)
+def _serve_jax(pipe: Any, config: Any, stage: str, batch: Any, devices: int, options: Any) -> None:
+    system = JaxStep(config, stage, batch, devices, options)
     first = {False: 1, True: 0}  # the lazy phase runs where the counter is a multiple
 
     def timed(lazy: bool, steps: int) -> float:
@@ -376,9 +379,10 @@ def contestants(args: argparse.Namespace) -> dict[str, tuple[Any, ...]]:
     jobs: dict[str, tuple[Any, ...]] = {}
     for devices in args.devices:
         name = f'jax, {devices} devices' if devices else 'jax, as trained'
-        jobs[name] = (_serve_jax, devices, True)
-        if args.no_ynn:
-            jobs[f'{name}, no ynn'] = (_serve_jax, devices, False)
+        jobs[name] = (_serve_jax, devices, 'as trained')
+        if args.ynn:
+            jobs[f'{name}, all by YNNPACK'] = (_serve_jax, devices, None)
+            jobs[f'{name}, nothing by YNNPACK'] = (_serve_jax, devices, NO_YNN)
     if not args.no_torch:
         jobs['torch'] = (_serve_torch, False)
     if args.torch_compile:
@@ -482,9 +486,9 @@ def main() -> None:
         help='a JAX contestant for each N: the CPU cut into N devices; 0: as the trainer does',
     )
     add(
-        '--no-ynn',
+        '--ynn',
         action='store_true',
-        help="one more for each N, compiled with xla_cpu_experimental_ynn_fusion_type=''",
+        help='two more for each N: as XLA compiles by itself, and without YNNPACK',
     )
     add(
         '--torch-subpixel',

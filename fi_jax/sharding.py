@@ -39,17 +39,19 @@ def configure_backend(config: Any) -> None:
 
 
 @functools.cache
-def drawing_options() -> dict[str, str] | None:
-    """Compiler options under which a CPU draws quicker; None elsewhere, and where XLA has none.
+def compiler_options() -> dict[str, str] | None:
+    """Compiler options under which networks are quicker on a CPU; None elsewhere.
 
-    Without YNNPACK, whose convolutions are slower in the flow's network: docs/own_photos.md.
+    YNNPACK sums and takes maxima, where XLA's own loops are slow, but leaves convolutions to Eigen,
+    whose gradients by kernels are two to five times as quick and use all cores. None where another
+    release of XLA knows no such option. docs/operations.md has what it is worth.
     """
-    options = {'xla_cpu_experimental_ynn_fusion_type': ''}
+    options = {'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_REDUCE'}
     if jax.default_backend() != 'cpu':
         return None
     try:
         jax.jit(lambda: 0, compiler_options=options)()
-    except jax.errors.JaxRuntimeError:  # another release of XLA
+    except jax.errors.JaxRuntimeError:
         return None
     return options
 

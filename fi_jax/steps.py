@@ -312,7 +312,8 @@ class Sampler:
             return out
 
         out = {} if placement is None else {'out_shardings': placement}
-        self._draw = jax.jit(draw, static_argnums=3, **out)
+        options = sharding.compiler_options()
+        self._draw = jax.jit(draw, static_argnums=3, compiler_options=options, **out)
         self._join = jax.jit(join, **out)
 
     def __call__(self, nets: Mapping[str, NetState], batch: features.Batch) -> dict[str, jax.Array]:

@@ -98,6 +98,7 @@ def _train(
             steps.make_train_step(method, stage, optimizers, config, mesh),
             donate_argnums=0,
             out_shardings=(placement, replicated),
+            compiler_options=sharding.compiler_options(),
         )
         for stage, _, _ in plan
     }

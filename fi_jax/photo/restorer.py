@@ -59,7 +59,7 @@ class Restorer:
         self._weights, self._predictor = weights, predictor
         self._points = jax.jit(self._predict)
         self._samplers = {
-            guided: jax.jit(self._sample, compiler_options=sharding.drawing_options())
+            guided: jax.jit(self._sample, compiler_options=sharding.compiler_options())
             for guided in (False, True)
         }
 
