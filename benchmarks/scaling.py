@@ -58,6 +58,7 @@ class Layout:
             steps.make_train_step(method, 'stage1', optimizers, config, mesh=mesh),
             donate_argnums=0,
             out_shardings=(place, sharding.replicated(mesh)),
+            compiler_options=sharding.compiler_options(),
         )
         self._step = step.lower(self.state, self._batch).compile()
         memory: Any = self._step.memory_analysis()

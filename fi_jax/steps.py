@@ -74,7 +74,7 @@ def make_train_step(
             return loss, (metrics, {name: net.stats for name, net in bound.items()})
 
         grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-        if on_cpu(mesh) and (parts > 1 or phase.every > 1):  # inside a loop or a branch
+        if on_cpu(mesh) and max(parts, phase.every, phase.repeats) > 1:  # in a loop or branch
             grad_fn = canonical_convolutions(grad_fn)
         params = {name: weights[name] for name in phase.nets}
         stats = {name: net.stats for name, net in nets.items()}
@@ -140,18 +140,13 @@ def make_train_step(
         run = run_phase if phase.every == 1 else run_lazily
         names = [f'train/{stage}/{phase.name}/{repeat}' for repeat in range(phase.repeats)]
         keys = [rng.key(config.seed, name, state.step) for name in names]
-        if phase.repeats == 1 or not loops(mesh):
-            each = []
-            for key in keys:
-                state, logs = run(state, batch, phase, key, at, constants)
-                each.append(logs)
-            logs = jax.tree.map(lambda *x: jnp.stack(x), *each)
-        else:
-            state, logs = jax.lax.scan(
-                lambda state, key: run(state, batch, phase, key, at, constants),
-                state,
-                jnp.stack(keys),
-            )
+        if phase.repeats == 1:
+            return run(state, batch, phase, keys[0], at, constants)
+        state, logs = jax.lax.scan(
+            lambda state, key: run(state, batch, phase, key, at, constants),
+            state,
+            jnp.stack(keys),
+        )
         skipped = f'skipped/{phase.name}'
         return state, {k: x.sum() if k == skipped else x[-1] for k, x in logs.items()}
 
@@ -189,14 +184,6 @@ def make_train_step(
         return state, metrics
 
     return train_step
-
-
-def loops(mesh: Mesh | None) -> bool:
-    """Whether repeats of a phase are one loop, compiled once.
-
-    Not on a CPU, where convolutions in a loop have one thread.
-    """
-    return mesh is not None and not on_cpu(mesh)
 
 
 def on_cpu(mesh: Mesh | None) -> bool:

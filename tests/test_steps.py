@@ -130,12 +130,14 @@ def test_sample_keys_depend_on_seed_image_and_sample_alone():
 # ------------------------------------------------------------------------------ branches
 
 
-@pytest.mark.parametrize('how', ['every', 'accumulate'])
+@pytest.mark.parametrize('how', ['every', 'accumulate', 'repeats'])
 def test_on_a_cpu_convolutions_in_a_branch_or_loop_have_the_quick_order(how, stage2, batch):
     config = stage2.config.copy_and_resolve_references()
     (r1,) = (phase for phase in stage2.method.stages['stage2'] if phase.every > 1)
     if how == 'accumulate':
-        config.accumulate, r1 = 2, dataclasses.replace(r1, every=1)
+        config.accumulate = 2
+    if how != 'every':
+        r1 = dataclasses.replace(r1, every=1, repeats=2 if how == 'repeats' else 1)
     method = dataclasses.replace(stage2.method, stages={'stage2': (r1,)})
     step = steps.make_train_step(method, 'stage2', stage2.optimizers, config)
     text = jax.jit(step).lower(stage2.fresh, batch).as_text()
@@ -311,10 +313,8 @@ def toss(key):
     return jax.random.uniform(key) < 0.5
 
 
-@pytest.mark.parametrize('looped', [False, True])
-def test_every_repeat_of_a_phase_that_is_not_finite_is_counted(looped, tiny_config, monkeypatch):
+def test_every_repeat_of_a_phase_that_is_not_finite_is_counted(tiny_config):
     """A phase run four times on a batch, whose loss is NaN wherever its key tosses heads."""
-    monkeypatch.setattr(steps, 'loops', lambda mesh: looped)
     config = tiny_config('stage1')
     config.steps = {'only': 100}
 
