@@ -68,10 +68,17 @@ def tradeoff(results: Results, summary: Summary) -> Figure | None:
     heights = svg.spread_out(
         [up(y['mean']) for _, y in single], 15, svg.TOP + 8, svg.HEIGHT - svg.BOTTOM - 4
     )
+    taken = [
+        (across(x['mean']) - 6, up(at['mean']) - 6, across(x['mean']) + 6, up(at['mean']) + 6)
+        for _, x, y, best in points
+        for at in (y, best)
+        if at is not None
+    ]
     for (row, y), at in zip(single, heights, strict=True):
         cx, cy, colour = across(0.0), up(y['mean']), colour_of(row, results)
         body += svg.line(cx + 6, cy, cx + 20, at, 'class="leader"')
         body += svg.text(cx + 23, at + 4, title_of(row, results), 'start', 'label')
+        taken.append(svg.extent(cx + 23, at + 4, title_of(row, results), 'start'))
         body += svg.whisker(cx, up(y['low']), cx, up(y['high']), colour)
         body += svg.dot(cx, cy, 5, colour, _hint(row, results, y, QUALITY) + ' dB')
     for row, x, y, best in points:
@@ -87,8 +94,15 @@ def tradeoff(results: Results, summary: Summary) -> Figure | None:
                 cx, cy - 6, cx, up(best['mean']), f'class="stem" style="stroke:{colour}"'
             )
             body += svg.dot(cx, up(best['mean']), 5, colour, hint, ring=True)
-        above = up(best['mean'] if best is not None else y['mean']) - 12
-        body += svg.text(cx, above, title_of(row, results), 'middle', 'label')
+        end = cy if best is None else up(best['mean'])
+        places = [(cx, end - 12, 'middle')]
+        for at in (end + 4, cy + 4):
+            places += [(cx + 11, at, 'start'), (cx - 11, at, 'end')]
+        places.append((cx, cy + 20, 'middle'))
+        label = title_of(row, results)
+        place = svg.freest(places, label, taken)
+        body += svg.text(place[0], place[1], label, place[2], 'label')
+        taken.append(svg.extent(place[0], place[1], label, place[2]))
     note = (
         'Up is closer to the truth, right is more diverse. Dots: the mean over samples; rings: the '
         'best of N. Diversity counts only at equal quality: noise is diverse too. Rows of one '

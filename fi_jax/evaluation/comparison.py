@@ -90,13 +90,14 @@ def compare(evaluations: Mapping[str, Results]) -> Results:
                 sets[row] = results.sets.get(row, {}) if whole else {}
     if not whole:
         skipped['metrics of whole sets'] = 'the runs were evaluated on different numbers of images'
+    shown = 3 if len(evaluations) <= 4 else 2  # samples of each, so that a page can hold them
     for face in (f for f in head.gallery if f.why == 'first'):
         pictures: dict[str, np.ndarray] = {}
         for label, results in evaluations.items():
             same = [f for f in results.gallery if (f.why, f.name) == (face.why, face.name)]
             if same:
                 drawn = {k: v for k, v in same[0].pictures.items() if k.startswith('sample')}
-                pictures |= {f'{label}: {k}': v for k, v in list(drawn.items())[:3]}
+                pictures |= {f'{label}: {k}': v for k, v in list(drawn.items())[:shown]}
         ends = face.pictures
         pictures = {'input': ends['input'], **pictures, 'truth': ends['truth']}
         gallery.append(Face('first', face.name, face.score, pictures))

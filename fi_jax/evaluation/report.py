@@ -363,8 +363,10 @@ def _gallery(results: Results) -> list[Block]:
 
 
 def _face(face: Face) -> Mapping[str, Any]:
+    count = len(face.pictures)
     return {
         'name': face.name,
+        'columns': count if count <= 12 else 9,
         'score': f' · {face.score:.2f} dB' if finite(face.score) else '',
         'pictures': [
             {'title': title, 'src': _jpeg(x), 'width': x.shape[1], 'height': x.shape[0]}

@@ -12,6 +12,9 @@ from markupsafe import Markup
 WIDTH, HEIGHT = 440.0, 300.0
 LEFT, RIGHT, TOP, BOTTOM = 52.0, 14.0, 14.0, 46.0
 Scale = Callable[[float], float]
+Box = tuple[float, float, float, float]  # left, top, right, bottom
+Place = tuple[float, float, str]  # x, y, anchor of a text
+LETTER = 6.2  # pixels of the mean letter of a label
 
 
 def axes(
@@ -98,6 +101,30 @@ def spread_out(wanted: Sequence[float], gap: float, low: float, high: float) -> 
     out = np.empty(len(places))
     out[order] = np.maximum(places, low - gap)
     return out.tolist()
+
+
+def extent(x: float, y: float, text: str, anchor: str) -> Box:
+    """About what `text` covers."""
+    wide = LETTER * len(text)
+    left = {'start': x, 'middle': x - wide / 2, 'end': x - wide}[anchor]
+    return left, y - 10, left + wide, y + 3
+
+
+def freest(places: Iterable[Place], text: str, taken: Sequence[Box]) -> Place:
+    """The place (x, y, anchor) where a label covers least of what is taken; the first of equals.
+
+    What would lie outside the chart counts as covered.
+    """
+
+    def covered(place: Place) -> float:
+        left, top, right, bottom = extent(place[0], place[1], text, place[2])
+        outside = max(0.0, LEFT - left) + max(0.0, right - WIDTH) + max(0.0, 2 - top)
+        return outside * (bottom - top) + sum(
+            max(0.0, min(right, r) - max(left, x)) * max(0.0, min(bottom, b) - max(top, y))
+            for x, y, r, b in taken
+        )
+
+    return min(places, key=covered)
 
 
 def drawing(body: str, label: str, height: float = HEIGHT) -> Markup:

@@ -293,6 +293,14 @@ def test_labels_are_spread_out_within_bounds():
     assert ordered[2] < ordered[0] < ordered[1] <= 210
 
 
+def test_a_label_goes_where_nothing_is_covered():
+    above, beside = (200.0, 100.0, 'middle'), (211.0, 112.0, 'start')
+    assert svg.freest([above, beside], 'flow', []) == above
+    assert svg.freest([above, beside], 'flow', [(195, 90, 205, 95)]) == beside
+    edge = (svg.WIDTH - 2, 100.0, 'start')
+    assert svg.freest([edge, beside], 'flow', []) == beside
+
+
 def test_distances_to_the_truth_and_between_samples_never_share_a_title():
     gt, div = metric_names.shown('lpips_alex_gt/mean'), metric_names.shown('lpips_alex_div')
     assert gt.title != div.title and gt.better == 'lower' and div.better == ''
