@@ -9,7 +9,8 @@ import jax
 from jax.extend import core
 
 CONVOLUTION = 'conv_general_dilated'
-CALLS = ('jit', 'pjit', 'closed_call', 'custom_jvp_call', 'custom_vjp_call')
+CALLS = ('jit', 'closed_call', 'eval_jaxpr', 'custom_jvp_call', 'custom_vjp_call')
+REMAT = 'remat2'  # of jax.checkpoint
 
 
 def canonical_convolutions(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -43,18 +44,29 @@ def _evaluate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[An
         elif name in CALLS:
             out = _evaluate(inner.jaxpr, inner.consts, inputs)
         else:
-            if name in ('checkpoint', 'remat'):
-                params = params | {'jaxpr': _rewritten(inner)}
+            if name == REMAT:
+                params, more = _rewritten(params)
+                inputs = [*more, *inputs]
             found = eqn.primitive.bind(*inputs, **eqn.primitive.get_bind_params(params))
             out = found if eqn.primitive.multiple_results else [found]
         values.update(zip(eqn.outvars, out, strict=True))
     return [read(x) for x in jaxpr.outvars]
 
 
-def _rewritten(jaxpr: Any) -> Any:
-    """An open jaxpr with canonical convolutions."""
+def _rewritten(params: dict[str, Any]) -> tuple[dict[str, Any], Sequence[Any]]:
+    """A remat with canonical convolutions, and the constants that go before its inputs."""
+    jaxpr, cse = params['jaxpr'], params['prevent_cse']
     shapes = [x.aval for x in jaxpr.invars]
-    return jax.make_jaxpr(lambda *args: _evaluate(jaxpr, [], args))(*shapes).jaxpr
+    closed = jax.make_jaxpr(lambda *args: _evaluate(jaxpr, [], args))(*shapes)
+    consts, count = closed.consts, len(closed.consts)
+
+    def opened(*args: Any) -> list[Any]:
+        return _evaluate(closed.jaxpr, args[:count], args[count:])
+
+    if not isinstance(cse, bool):  # one for each input
+        cse = (True,) * count + tuple(cse)
+    jaxpr = jax.make_jaxpr(opened)(*consts, *shapes).jaxpr
+    return params | {'jaxpr': jaxpr, 'prevent_cse': cse}, consts
 
 
 def _convolution(x: jax.Array, kernel: jax.Array, dimension_numbers: Any, **how: Any) -> jax.Array:

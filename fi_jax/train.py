@@ -254,13 +254,18 @@ def stop_if_diverged(state: TrainState, max_skips: int, trouble: str) -> None:
         )
 
 
+def picture_rows(wanted: int, devices: int, group: int) -> int:
+    """At least so many faces that devices share alike, in whole groups."""
+    size = math.lcm(devices, group)
+    return -(-wanted // size) * size
+
+
 class SampleLogger:
     """The pictures and monitors of a run: the same faces, holes and draws each time."""
 
     def __init__(self, method: Method, source: Source, config: Any, mesh: Mesh, writer: Writer):
         replicated = sharding.replicated(mesh)
-        size = math.lcm(mesh.size, method.group)
-        rows = -(-config.num_pictures // size) * size
+        rows = picture_rows(config.num_pictures, mesh.size, method.group)
         examples = EvalExamples(source, config, config.picture_holes, rows, rows)
         batch = next(
             iter(eval_batches(examples, config, rows, jax.process_index(), jax.process_count()))

@@ -59,11 +59,15 @@ def test_gradients_and_their_gradients_are_the_same_bits(form, remat):
             assert jnp.array_equal(one, other)
 
 
-def test_inside_a_branch_or_a_loop_each_is_in_the_quick_order():
+@pytest.mark.parametrize('remat', [False, True])
+def test_inside_a_branch_or_a_loop_each_is_in_the_quick_order(remat):
     args = inputs('plain')
+    shift = jnp.arange(8.0).reshape(1, 1, 1, 8)  # a constant of the inner program
+    call = jax.jit(lambda x, kernel: convolve(x, kernel) + shift)
+    call = jax.checkpoint(call) if remat else call
 
     def gradient(x, kernel):
-        return jax.grad(lambda x, kernel: (convolve(x, kernel) ** 2).sum(), (0, 1))(x, kernel)
+        return jax.grad(lambda x, kernel: (call(x, kernel) ** 2).sum(), (0, 1))(x, kernel)
 
     def in_a_branch(function):
         return lambda x, kernel: jax.lax.cond(

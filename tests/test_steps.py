@@ -130,13 +130,14 @@ def test_sample_keys_depend_on_seed_image_and_sample_alone():
 # ------------------------------------------------------------------------------ branches
 
 
-@pytest.mark.parametrize('how', ['every', 'accumulate', 'repeats'])
+@pytest.mark.parametrize('how', ['every', 'accumulate', 'repeats', 'remat'])
 def test_on_a_cpu_convolutions_in_a_branch_or_loop_have_the_quick_order(how, stage2, batch):
     config = stage2.config.copy_and_resolve_references()
     (r1,) = (phase for phase in stage2.method.stages['stage2'] if phase.every > 1)
     if how == 'accumulate':
         config.accumulate = 2
-    if how != 'every':
+    config.remat = how == 'remat'
+    if how in ('accumulate', 'repeats'):
         r1 = dataclasses.replace(r1, every=1, repeats=2 if how == 'repeats' else 1)
     method = dataclasses.replace(stage2.method, stages={'stage2': (r1,)})
     step = steps.make_train_step(method, 'stage2', stage2.optimizers, config)

@@ -19,7 +19,7 @@ from configs import quickstart, stage1
 from fi_jax.run.faults import SomeFailed
 from fi_jax.run.folder import open_split
 from fi_jax.sample import sample_run
-from fi_jax.train import NonFinite, train_and_evaluate
+from fi_jax.train import NonFinite, picture_rows, train_and_evaluate
 from tests import masked_autoencoder, tiny_run
 from tests.compilation import QUICK
 from tests.states import state_of
@@ -49,7 +49,6 @@ def quick_run(tmp_path_factory):
     config.batch_size = 8
     config.eval.batch_size = config.sample.batch_size = 8
     config.eval.metrics = 'image,seam'
-    config.num_pictures = 1  # stage 2 takes faces in pairs
     train_and_evaluate(config, workdir)
     return config, workdir
 
@@ -113,6 +112,14 @@ def test_quickstart_plays_both_stages_and_leaves_a_readable_folder(quick_run):
     assert rows['samples']['all']['pair_distance_hole']['mean'] > 0
     state = state_of(config, workdir)
     assert state.step == config.steps.stage1 + config.steps.stage2
+
+
+@pytest.mark.parametrize(
+    ('wanted', 'devices', 'group', 'rows'),
+    [(8, 1, 1, 8), (1, 1, 2, 2), (3, 2, 2, 4), (5, 4, 2, 8), (5, 3, 2, 6)],
+)
+def test_pictures_are_of_whole_groups_on_every_device(wanted, devices, group, rows):
+    assert picture_rows(wanted, devices, group) == rows
 
 
 def test_samples_keep_every_visible_pixel_and_differ_inside_the_hole(quick_run, tmp_path):

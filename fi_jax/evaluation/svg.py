@@ -118,8 +118,10 @@ def freest(places: Iterable[Place], text: str, taken: Sequence[Box]) -> Place:
 
     def covered(place: Place) -> float:
         left, top, right, bottom = extent(place[0], place[1], text, place[2])
-        outside = max(0.0, LEFT - left) + max(0.0, right - WIDTH) + max(0.0, 2 - top)
-        return outside * (bottom - top) + sum(
+        beside = max(0.0, LEFT - left) + max(0.0, right - WIDTH)
+        beyond = max(0.0, 2 - top) + max(0.0, bottom - (HEIGHT - BOTTOM))
+        outside = beside * (bottom - top) + beyond * (right - left)
+        return outside + sum(
             max(0.0, min(right, r) - max(left, x)) * max(0.0, min(bottom, b) - max(top, y))
             for x, y, r, b in taken
         )

@@ -297,8 +297,8 @@ def test_a_label_goes_where_nothing_is_covered():
     above, beside = (200.0, 100.0, 'middle'), (211.0, 112.0, 'start')
     assert svg.freest([above, beside], 'flow', []) == above
     assert svg.freest([above, beside], 'flow', [(195, 90, 205, 95)]) == beside
-    edge = (svg.WIDTH - 2, 100.0, 'start')
-    assert svg.freest([edge, beside], 'flow', []) == beside
+    for outside in ((svg.WIDTH - 2, 100.0, 'start'), (200.0, svg.HEIGHT - 20, 'middle')):
+        assert svg.freest([outside, beside], 'flow', []) == beside
 
 
 def test_distances_to_the_truth_and_between_samples_never_share_a_title():
