@@ -174,12 +174,18 @@ BRANCHES: dict[str, Callable[..., Any]] = {
 }
 
 
-def time_branches(case: tuple[int, int, int, int], rows: int, args: Any) -> list[tuple[str, ...]]:
-    """Rows of the table for the gradient of one convolution."""
+def arrays(case: tuple[int, int, int, int], rows: int) -> tuple[jax.Array, jax.Array]:
+    """Images and a kernel of a case."""
     side, channels, size, features = case
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(rows, side, side, channels)), jnp.float32)
     kernel = jnp.asarray(rng.normal(size=(size, size, channels, features)), jnp.float32)
+    return x, kernel
+
+
+def time_branches(case: tuple[int, int, int, int], rows: int, args: Any) -> list[tuple[str, ...]]:
+    """Rows of the table for the gradient of one convolution."""
+    x, kernel = arrays(case, rows)
     runs = {}
     for name, function in BRANCHES.items():
         run = jax.jit(function, compiler_options=options_of(args))
@@ -221,10 +227,7 @@ def time_case(
     forms: Mapping[str, Form], case: tuple[int, int, int, int], rows: int, args: Any
 ) -> list[tuple[str, ...]]:
     """Rows of the table for one layer and one shape."""
-    side, channels, size, features = case
-    rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.normal(size=(rows, side, side, channels)), jnp.float32)
-    kernel = jnp.asarray(rng.normal(size=(size, size, channels, features)), jnp.float32)
+    x, kernel = arrays(case, rows)
     agree(forms, x, kernel)
     options = options_of(args)
     seconds = {}

@@ -18,11 +18,12 @@ REMAT = 'remat2'  # of jax.checkpoint
 def canonical_convolutions(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function with each convolution as one of NHWC by HWIO, between transpositions.
 
-    The same values. XLA's CPU compiler has fast convolutions for that order alone:
-    it brings others into it in a program's main computation, but leaves those in branches and loops
-    as they are, a hundred times slower; gradients by kernels have another order. What it would turn
-    into a window that runs backwards is turned around beforehand (`_swapped`). Convolutions in
-    branches and loops of the function itself stay as they are. Not to be differentiated.
+    The same values, to the bit but where operands are swapped. XLA's CPU compiler is fast in that
+    order alone: it brings others into it in a program's main computation, and leaves those in
+    branches and loops as they are, up to a hundred times slower; gradients by kernels have another
+    order. What it would turn into a window that runs backwards is turned around beforehand
+    (`_swapped`). Convolutions in branches and loops of the function itself stay as they are. Not to
+    be differentiated.
     """
 
     def wrapped(*args: Any) -> Any:

@@ -56,6 +56,12 @@ def compiler_options() -> dict[str, str] | None:
     return options
 
 
+def on_cpu(mesh: Mesh | None) -> bool:
+    """Whether a program of that mesh, or of JAX's own devices, runs on CPUs."""
+    devices = jax.devices() if mesh is None else mesh.devices.flat
+    return devices[0].platform == 'cpu'
+
+
 def keep_compiled(folder: str) -> None:
     """Compiled programs are kept in a folder for the next start; '' keeps none.
 

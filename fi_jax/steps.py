@@ -74,7 +74,7 @@ def make_train_step(
             return loss, (metrics, {name: net.stats for name, net in bound.items()})
 
         grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-        if on_cpu(mesh):
+        if sharding.on_cpu(mesh):
             grad_fn = canonical_convolutions(grad_fn)
         params = {name: weights[name] for name in phase.nets}
         stats = {name: net.stats for name, net in nets.items()}
@@ -184,12 +184,6 @@ def make_train_step(
         return state, metrics
 
     return train_step
-
-
-def on_cpu(mesh: Mesh | None) -> bool:
-    """Whether a program of that mesh, or of JAX's own devices, runs on CPUs."""
-    devices = jax.devices() if mesh is None else mesh.devices.flat
-    return devices[0].platform == 'cpu'
 
 
 def microbatches(batch: features.Batch, count: int, group: int = 1) -> dict[str, jax.Array]:
