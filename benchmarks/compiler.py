@@ -36,7 +36,7 @@ def contestants(config: Any) -> dict[str, Callable[[], None]]:
     optimizers = make_optimizers(config, method.nets)
     state = jax.jit(lambda: init_state(method, optimizers, config.res, config.seed))()
     state = state.replace(step=state.step + 1)  # lazy phases run at multiples
-    batch, constants = jax.device_put((make_batch(config), dict(method.constants)))
+    batch, constants = jax.device_put((make_batch(config), dict(method.constants())))
     traced = steps.make_train_step(method, stage, optimizers, config)
 
     def compiled(options: dict[str, str] | None) -> Callable[[], None]:

@@ -87,7 +87,7 @@ def gflops(config: Any, method: Method, state: TrainState) -> tuple[float, float
     (*_, stage) = [name for name in method.stages if config.steps[name]]
     optimizers = make_optimizers(config, method.nets)
     step = make_train_step(method, stage, optimizers, config)
-    jaxpr = jax.make_jaxpr(step)(state, batch, method.constants).jaxpr
+    jaxpr = jax.make_jaxpr(step)(state, batch, method.constants()).jaxpr
     idle, full = (count_flops(jaxpr, branch) for branch in (min, max))
     every = max(phase.every for phase in method.stages[stage])
     return drawn / rows / 1e9, (idle + (full - idle) / every) / rows / 1e9

@@ -27,8 +27,6 @@ import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from benchmarks.timing import hardware, table
 from configs import flow
 from fi_jax import pretrained
@@ -187,17 +185,19 @@ def run_job(run: Path, job: str, flags: Sequence[str]) -> int:
 
 
 def cost(system: System, run: Path) -> tuple[str, ...]:
-    """Its row of costs: images seen, speed of training, batch, pixels."""
+    """Its row of costs: images seen, images a second (its stages together), batch, pixels."""
     if system.weights:
         about = pretrained.own_about(system.weights)
         size, seen = about['config']['batch_size'], about.get('step', 0)
         return system.name, f'{seen * size:,}', 'elsewhere', str(size), str(about['config']['res'])
-    lines = [json.loads(x) for x in (run / 'metrics.jsonl').read_text().splitlines()]
+    starts = [json.loads(x) for x in (run / 'starts.jsonl').read_text().splitlines()]
     config = json.loads((run / 'config.json').read_text())
-    speeds = [x['time/images_per_s'] for x in lines if x.get('time/images_per_s')]
-    seen = max(x['step'] for x in lines) * config['batch_size']
-    speed = f'{np.median(speeds):.0f}' if speeds else '–'  # noqa: RUF001
-    return system.name, f'{seen:,}', speed, str(config['batch_size']), str(config['res'])
+    size = config['batch_size']
+    steps = sum(x['last_step'] - x['first_step'] for x in starts)
+    worked = sum(x['seconds'] * x['goodput'] for x in starts)
+    seen = max(x['last_step'] for x in starts) * size
+    speed = f'{steps * size / worked:.0f}'
+    return system.name, f'{seen:,}', speed, str(size), str(config['res'])
 
 
 def without_variants(results: res.Results) -> res.Results:

@@ -28,5 +28,5 @@ SETTINGS = {
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Arguments: tiny, res=64|128|256, preset=modern|seed, ablate=NAME[+NAME]."""
+    """Arguments: tiny, res=64|128|256, preset=modern|seed|strong, size=base, trunk, ablate."""
     return make(arg, 'keypoint', SETTINGS, {'minutes': 0.0, 'steps.stage1': 2, 'steps.stage2': 2})

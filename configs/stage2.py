@@ -19,5 +19,5 @@ SETTINGS = {
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Arguments: tiny, res=64|128|256, preset=modern|seed, ablate=NAME[+NAME]."""
+    """Arguments: tiny, res=64|128|256, preset=modern|seed|strong, size=base, trunk, ablate."""
     return make(arg, 'keypoint', SETTINGS, {'steps.stage2': 4})

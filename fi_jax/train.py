@@ -92,7 +92,7 @@ def _train(
     fresh = jax.eval_shape(init)
     placement = sharding.place_state(fresh, mesh, config.mesh.fsdp_min_size)
     replicated = sharding.replicated(mesh)
-    constants = jax.device_put(dict(method.constants), replicated)
+    constants = jax.device_put(dict(method.constants()), replicated)
     programs = {
         stage: jax.jit(
             steps.make_train_step(method, stage, optimizers, config, mesh),

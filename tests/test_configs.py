@@ -168,14 +168,17 @@ def test_phases_follow_the_game_and_the_schedule():
 @pytest.mark.parametrize(
     ('arg', 'message'),
     [
-        ('size=64', r"argument 'size' is unknown; there are \['ablate', 'preset', 'res', 'tiny'\]"),
+        (
+            'width=64',
+            r"'width' is unknown; there are \['ablate', 'preset', 'res', 'size', 'tiny', 't",
+        ),
         ('presets=seed', r"'presets' is unknown.*did you mean 'preset'\?"),
         ('res=100', 'res=100: choose 64, 128 or 256'),
         ('res=32', 'res=32: choose 64, 128 or 256'),
         ('res=big', "'res=big': res takes a value of type int"),
         ('res', "'res': res takes a value of type int"),
         ('tiny=maybe', "'tiny=maybe': tiny takes a value of type bool"),
-        ('preset=2020', r"preset=2020: choose from \['modern', 'seed'\]"),
+        ('preset=2020', r"preset=2020: choose from \['modern', 'seed', 'strong'\]"),
         ('ablate=no_face', "ablation 'no_face' is unknown to keypoint; there are .*'chain'"),
         ('ablate=chain+', None),
         ('ablate=chain+no_face', "ablation 'no_face' is unknown"),

@@ -74,14 +74,14 @@ def test_a_network_without_parameters_trains_beside_one_with_them(tiny_config):
         nets=nets,
         inputs=lambda batch: dict.fromkeys(nets, (batch['image'],)),
         stages={'only': (Phase('fit', tuple(nets), loss),)},
-        constants={'shift': jnp.float32(0.25)},
+        constants=lambda: {'shift': jnp.float32(0.25)},
     )
     optimizers = make_optimizers(config, nets)
     state = init_state(method, optimizers, config.res, 0)
     step = jax.jit(make_train_step(method, 'only', optimizers, config))
     batch = example_batch(config.res, config.batch_size)
     batch['image'][:] = 200
-    after, metrics = step(state, batch, method.constants)
+    after, metrics = step(state, batch, method.constants())
     assert float(metrics['skipped/fit']) == 0
     assert float(after.nets['gain'].params['gain']) != 1.0
     assert not after.nets['blur'].params and bind(method, after.nets)['blur'] is not None

@@ -62,7 +62,8 @@ class Method:
     """One system; see the module's head.
 
     nets, inputs: modules by name, and inputs(batch) -> each net's example arguments.
-    constants: arrays by name that losses find in their nets; never trained, saved or averaged.
+    constants: a function that loads arrays by name which losses find in their nets, for trainings
+    alone; never trained, saved or averaged.
     ema: the nets whose average is kept and evaluated. sampling: those that a sample needs, which an
     export keeps; empty: all.
     sample(nets, batch, keys) with keys (B,) gives {'image': (B,H,W,3) in [-1,1]} and any of
@@ -92,7 +93,7 @@ class Method:
     condition: Callable[[Nets, Batch, Keys], Batch] | None = None
     draws_structure: bool = False
     sampling: tuple[str, ...] = ()
-    constants: Mapping[str, Any] = field(default_factory=dict)
+    constants: Callable[[], Mapping[str, Any]] = dict
     begins: Mapping[str, str] = field(default_factory=dict)
     resize: Mapping[str, Callable[[Any, Any], Any]] = field(default_factory=dict)
     group: int = 1

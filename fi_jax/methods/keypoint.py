@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from fi_jax import features, losses
 from fi_jax.features import Batch
-from fi_jax.methods import Method, Nets, Phase, monitors, pairs
+from fi_jax.methods import Method, Nets, Phase, monitors, pairs, perceptual
 from fi_jax.methods.critics import (
     CRITICS,
     GAN_KINDS,
@@ -73,8 +73,21 @@ class Keypoint(Paths):
         each = losses.masked_mean(error, near * batch['hole'])
         return (each * known).sum() / jnp.maximum(known.sum(), 1.0)
 
+    def perceptual_term(self, nets: Nets, image: jax.Array, batch: Batch) -> jax.Array:
+        """How unlike the photos the composites are to the network that config.trunk names."""
+        seen = pairs.interleaved(batch['image'], composite(image, batch))
+        maps = perceptual.maps(self.config.trunk, nets['trunk'], seen)
+        truths, fakes = zip(*(pairs.split(x) for x in maps), strict=True)
+        return perceptual.mean_distance(fakes, jax.lax.stop_gradient(truths))
+
     def reconstruct_terms(
-        self, posterior: Style, prior: Style, r: Path, batch: Batch, ramp: jax.Array | float
+        self,
+        nets: Nets,
+        posterior: Style,
+        prior: Style,
+        r: Path,
+        batch: Batch,
+        ramp: jax.Array | float,
     ) -> tuple[jax.Array, Terms]:
         """Path R: everything against the truth, and both KL terms, scaled by ramp."""
         hole, e, weights = batch['hole'], r.embedding, self.config.loss
@@ -85,6 +98,8 @@ class Keypoint(Paths):
             'l1_features': self.features_term(error, batch),
             **map_terms(e, batch, jnp.ones_like(hole)),
         }
+        if self.config.trunk != 'none':
+            terms['perceptual'] = self.perceptual_term(nets, r.image, batch)
         kl_z = losses.kl_gaussian(*posterior, *prior)
         v_mean = jnp.concatenate([e.l_mean, e.f_mean], axis=-1)
         kl_v = losses.kl_gaussian(v_mean, jnp.concatenate([e.l_logvar, e.f_logvar], axis=-1))
@@ -198,7 +213,7 @@ class Keypoint(Paths):
         if paths == 'r':
             posterior, r = self.path_r(nets, batch, key)
             prior = self.prior(nets, batch)
-            total, terms = self.reconstruct_terms(posterior, prior, r, batch, ramp)
+            total, terms = self.reconstruct_terms(nets, posterior, prior, r, batch, ramp)
             return total, prefix('r', terms), r
         if paths == 's':
             s = self.path_s(nets, pairs.doubled(batch), key)
@@ -206,7 +221,7 @@ class Keypoint(Paths):
             return total, prefix('s', terms), s
         prior = self.prior(nets, batch)
         posterior, r, s = self.both_paths(nets, batch, prior, key)
-        total_r, terms_r = self.reconstruct_terms(posterior, prior, r, batch, ramp)
+        total_r, terms_r = self.reconstruct_terms(nets, posterior, prior, r, batch, ramp)
         total_s, terms_s = self.sample_terms(nets, s, pairs.doubled(batch))
         return total_r + total_s, prefix('r', terms_r) | prefix('s', terms_s), s
 
@@ -365,6 +380,7 @@ def make(config: Any) -> Method:
         variants={'z=0': system.most_likely},
         group=2,
         watch=system.watch,
+        constants=perceptual.constants(config.trunk),
         ema=system.trainable('r') if config.optim.ema_halflife_images > 0 else (),
         sampling=tuple(n for n in ('prior', 'embedding', 'generator') if n in system.nets()),
     )

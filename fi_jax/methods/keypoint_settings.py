@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from fi_jax.methods import Changes, Settings
+import jax
+
+from fi_jax.methods import Changes, Settings, perceptual
 
 # Widths of each network by image side. facts: one entry an octave, from half the side down to 8.
 SIZES: dict[int, dict[str, Any]] = {
@@ -62,7 +65,13 @@ SIZES: dict[int, dict[str, Any]] = {
     ),
 }
 
-# What differs between the practice of 2020, which the source describes, and today's.
+# What `size=base` doubles; a layer is four times as costly.
+WIDTHS = (
+    'prior', 'extractor', 'embedding', 'decoder', 'generator', 'full_width', 'd_global', 'd_local',
+)  # fmt: skip
+
+# What differs between the practice of 2020, which the source describes, and today's; `strong` has
+# critics that pull on a completion as hard as the photo does.
 PRESETS: dict[str, dict[str, Any]] = {
     'seed': {
         'gan': 'wgan_gp',
@@ -86,6 +95,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         'optim.ema_halflife_images': 0.0,
     },
     'modern': {},
+    'strong': {'loss.adv_global': 0.05, 'loss.adv_local': 0.05},
 }
 
 ABLATIONS: dict[str, Changes] = {
@@ -126,6 +136,8 @@ ABLATIONS: dict[str, Changes] = {
 def defaults(res: int) -> dict[str, Any]:
     """The fields of this method alone; durations in steps, shares of 1."""
     return dict(
+        size='small',
+        trunk='none',
         steps=dict(stage1=0, stage2=0),
         schedule='joint',  # stage 2 trains paths R and S; 'sequential': S alone, as read literally
         gan='ns_r1',  # ns_r1 | wgan_gp | hinge_sn
@@ -149,6 +161,7 @@ def defaults(res: int) -> dict[str, Any]:
             part=0.5,
             mask=0.5,
             landmark=0.5,
+            perceptual=1.0,  # of path R's completions, by the network `trunk`
             kl_z=1e-3,
             kl_v=1e-3,
             kl_warmup=0.1,  # share of stage 1
@@ -167,9 +180,24 @@ def defaults(res: int) -> dict[str, Any]:
     )
 
 
+def choices(res: int) -> Mapping[str, Mapping[str, Changes]]:
+    """'preset'; 'size': the widths; 'trunk': the network of the perceptual term."""
+    nets = SIZES[res]
+    twice = {name: jax.tree.map(lambda width: 2 * width, nets[name]) for name in WIDTHS}
+    sizes: Mapping[str, Changes] = {
+        'small': {},
+        'base': {f'nets.{name}': widths for name, widths in twice.items()},
+    }
+    return {
+        'preset': {name: PRESETS[name] for name in ('modern', 'seed', 'strong')},
+        'size': {'small': {}} if res == 32 else sizes,
+        'trunk': {name: {} for name in perceptual.TRUNKS},
+    }
+
+
 SETTINGS = Settings(
     defaults,
-    choices=lambda res: {'preset': {'modern': PRESETS['modern'], 'seed': PRESETS['seed']}},
-    ablations=ABLATIONS,
-    fixed=('nets', 'gan', 'schedule', 'prior', 'extractor_input'),
+    choices,
+    ABLATIONS,
+    fixed=('nets', 'gan', 'schedule', 'prior', 'extractor_input', 'trunk'),
 )

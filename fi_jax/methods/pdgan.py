@@ -80,7 +80,7 @@ SETTINGS = Settings(defaults, choices, ABLATIONS, fixed=('pdgan', 'trunk'))
 
 
 def make(config: Any) -> Method:
-    """The method of a config; raises ValueError on an unknown trunk, MissingWeights without it."""
+    """The method of a config; raises ValueError on an unknown trunk."""
     c, dtype = config.pdgan, jnp.dtype(config.dtype)
     constants = perceptual.constants(config.trunk)
 
@@ -89,8 +89,7 @@ def make(config: Any) -> Method:
 
     def unlike(nets: Nets, image: jax.Array, truths: tuple[jax.Array, ...]) -> jax.Array:
         """Mean perceptual distance of images to those whose maps are given."""
-        found = perceptual.distances(looks(nets, image), truths)
-        return sum(d.mean() for d in found) / jnp.float32(len(found))
+        return perceptual.mean_distance(looks(nets, image), truths)
 
     def variation(image: jax.Array, batch: Batch) -> jax.Array:
         """Of the completion, inside the hole and at its border."""
@@ -110,7 +109,7 @@ def make(config: Any) -> Method:
         }
         total = c.prior_hole * terms['l1_hole'] + c.prior_visible * terms['l1_visible']
         total += c.variation * terms['variation']
-        if constants:
+        if config.trunk != 'none':
             truths = looks(nets, image)
             whole = features.composite(guess, image, hole)
             terms['perceptual'] = unlike(nets, guess, truths) + unlike(nets, whole, truths)
@@ -153,7 +152,7 @@ def make(config: Any) -> Method:
             'variation': variation(fake, twice),
             'critic': critic,
         }
-        if constants:
+        if config.trunk != 'none':
             truths = [jnp.repeat(m, 2, axis=0) for m in looks(nets, batch['image'])]
             terms['perceptual'] = unlike(nets, fake, tuple(truths))
             deepest = looks(nets, fake * twice['hole'])[-1]
@@ -167,7 +166,7 @@ def make(config: Any) -> Method:
         # As in the authors' code, terms are summed over the two completions.
         total = 2.0 * (adversarial + critic + c.feature_matching * matching)
         total += 2.0 * c.variation * terms['variation'] + c.diversity * terms['diversity']
-        if constants:
+        if config.trunk != 'none':
             total += 2.0 * c.perceptual * terms['perceptual']
         return total, terms
 

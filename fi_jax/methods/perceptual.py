@@ -6,6 +6,8 @@ the one that scores what was trained by it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,14 +20,18 @@ TRUNKS = ('none', 'efficientnet_lite0', 'stlpips_vgg')
 _LITE0_BLOCKS = (0, 2, 4, 10)
 
 
-def constants(trunk: str) -> dict[str, Any]:
-    """What `maps` looks through, to stand among a method's constants; {} for 'none'.
+def constants(trunk: str) -> Callable[[], dict[str, Any]]:
+    """A method's constants: what `maps` looks through; none for 'none'.
 
-    Raises ValueError for a trunk that is not of TRUNKS, MissingWeights where its weights are not at
-    hand.
+    Raises ValueError for a trunk that is not of TRUNKS; the function MissingWeights where its
+    weights are not at hand.
     """
     if trunk not in TRUNKS:
         raise ValueError(f'config.trunk={trunk!r}: choose one of {list(TRUNKS)}')
+    return partial(_constants, trunk)
+
+
+def _constants(trunk: str) -> dict[str, Any]:
     if trunk == 'none':
         return {}
     if trunk == 'efficientnet_lite0':
@@ -49,3 +55,8 @@ def distances(a: tuple[jax.Array, ...], b: tuple[jax.Array, ...]) -> list[jax.Ar
     Zhang et al., 2018, without weights of the channels: 0 to 4.
     """
     return [jnp.square(x - y).sum(-1).mean((1, 2)) for x, y in zip(a, b, strict=True)]
+
+
+def mean_distance(a: tuple[jax.Array, ...], b: tuple[jax.Array, ...]) -> jax.Array:
+    """The mean of `distances` over maps and images; a scalar."""
+    return jnp.stack(distances(a, b)).mean()

@@ -47,7 +47,7 @@ def _like(x: Any) -> Any:
 
 
 def step_arguments(
-    config: Any, fresh: TrainState, placement: TrainState, constants: Mapping[str, jax.Array]
+    config: Any, fresh: TrainState, placement: TrainState, constants: Mapping[str, Any]
 ) -> tuple[Any, ...]:
     """What a training step is called with: shapes and shardings; fresh: those of the state."""
     mesh = jax.tree.leaves(placement)[0].mesh
@@ -60,5 +60,8 @@ def step_arguments(
         name: jax.ShapeDtypeStruct(shape, dtype, sharding=many)
         for name, (shape, dtype) in shapes(BATCH, **sizes).items()
     }
+    constants = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one), dict(constants)
+    )
     moment = jax.ShapeDtypeStruct((), np.float32, sharding=one) if config.minutes else None
     return state, batch, constants, moment, jax.ShapeDtypeStruct((), np.int32, sharding=one)

@@ -142,8 +142,8 @@ def describe(topology: str) -> tuple[str, Sequence[Any]]:
 
 def abstract_step(
     config: Any, stage: str, devices: Sequence[Any]
-) -> tuple[Any, TrainState, dict[str, jax.ShapeDtypeStruct], Mesh]:
-    """(jitted step, state, batch, mesh) of a stage; state and batch as shapes with shardings."""
+) -> tuple[Any, tuple[TrainState, Any, Any], Mesh]:
+    """(jitted step, (state, batch, constants), mesh) of a stage; shapes with their shardings."""
     method = make_method(config)
     optimizers = make_optimizers(config, method.nets)
     mesh = sharding.make_mesh(config.mesh.fsdp, devices)
@@ -154,15 +154,15 @@ def abstract_step(
         donate_argnums=0,
         out_shardings=(placement, sharding.replicated(mesh)),
     )
-    state, batch, *_ = step_arguments(config, state, placement, {})
-    return step, state, batch, mesh
+    arguments = step_arguments(config, state, placement, method.constants())
+    return step, arguments[:3], mesh
 
 
 def measure(config: Any, stage: str, devices: Sequence[Any], kind: str) -> dict[str, Any]:
     """One row of the table: what the compiler says of one chip's part of a step, and bounds."""
-    step, state, batch, mesh = abstract_step(config, stage, devices)
+    step, arguments, mesh = abstract_step(config, stage, devices)
     lazy = max(phase.every for phase in make_method(config).stages[stage])
-    traced = step.trace(state, batch)
+    traced = step.trace(*arguments)
     flops = matmul_flops(traced.jaxpr.jaxpr)
     mean = matmul_flops(traced.jaxpr.jaxpr, cond=1.0 / lazy)
     row: dict[str, Any] = {
@@ -170,7 +170,7 @@ def measure(config: Any, stage: str, devices: Sequence[Any], kind: str) -> dict[
         'fsdp': mesh.shape['fsdp'], 'accumulate': config.accumulate, 'remat': config.remat,
         'level': jax.config.values['jax_optimization_level'],
         'matmul_flops': flops / mesh.size, 'matmul_flops_mean': mean / mesh.size,
-        'state_bytes': sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)),
+        'state_bytes': sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(arguments[0])),
     }  # fmt: skip
     begin = time.perf_counter()
     try:

@@ -20,7 +20,7 @@ def moved(config, method, phase, batch):
 
     def tangents(moves, nets):
         def terms(params):
-            bound = {**bind(method, nets, params), **method.constants}
+            bound = {**bind(method, nets, params), **method.constants()}
             return phase.loss(bound, features.prepare(batch), jax.random.key(0), jnp.int32(0))[1]
 
         return jax.jvp(terms, ({name: net.params for name, net in nets.items()},), (moves,))[1]
