@@ -22,7 +22,7 @@ from fi_jax.evaluation.results import Results
 from fi_jax.evaluation.scoring import PRIMARY, Draw, batches, located, measure, record_failure
 from fi_jax.input_pipeline.folders import FolderExamples, visible_change
 from fi_jax.input_pipeline.loader import EvalExamples, Example
-from fi_jax.input_pipeline.records import Source
+from fi_jax.input_pipeline.records import BadImage, Source
 from fi_jax.input_pipeline.sources import make_source
 from fi_jax.methods import Method, predicted_landmarks
 from fi_jax.metrics import baselines, feature_networks, image, suite
@@ -79,19 +79,47 @@ def evaluate_split(
 
 
 def describe(source: Source, count: int) -> tuple[list[str], dict[str, np.ndarray]]:
-    """Names of the first images of a source, and attributes (n,) of 0 and 1 where it has them."""
-    names = getattr(source, 'names', None)
-    first = source[0]
-    if names is not None and first.attributes is None:
-        return list(names[:count]), {}
-    records = [first, *(source[i] for i in range(1, count))]
-    common = set.intersection(*(set(r.attributes or ()) for r in records))
-    # CelebA's files say -1 and 1, its TFDS version 0 and 1.
-    attributes = {
-        name: np.array([int((r.attributes or {})[name] > 0) for r in records])
-        for name in sorted(common)
-    }
-    return [r.name for r in records], attributes
+    """Names of the first images of a source, and the groups that its attributes make of them.
+
+    A group is (n,) of 1, 0, and -1 for images whose attribute is not known; see `attribute_groups`.
+    """
+    names: list[str] = []
+    known: list[Mapping[str, int]] = []
+    for i in range(count):
+        try:
+            record = source[i]
+            name, attributes = record.name, record.attributes or {}
+        except BadImage:  # it will be left out, by its own name
+            name, attributes = getattr(source, 'names', {i: f'#{i}'})[i], {}
+        names.append(name)
+        known.append(attributes)
+    found: dict[str, np.ndarray] = {}
+    for attribute in sorted(set().union(*known)):
+        found |= attribute_groups(attribute, [x.get(attribute) for x in known])
+    return names, found
+
+
+def attribute_groups(name: str, values: Sequence[int | None]) -> dict[str, np.ndarray]:
+    """Groups (n,) of 1, 0 and -1, not known, that the whole numbers of an attribute make.
+
+    Of 1 and 0, or 1 and -1 as in CelebA's files, one; of up to eight numbers one each, 'Origin 2';
+    of more four of like size, 'Age 26 to 34'.
+    """
+    some = np.array([v is not None for v in values])
+    numbers = np.array([v or 0 for v in values])
+    seen = np.unique(numbers[some])
+    if set(seen.tolist()) <= {-1, 0, 1}:
+        return {name: np.where(some, numbers > 0, -1)}
+    place = np.searchsorted(np.quantile(numbers[some], [0.25, 0.5, 0.75]), numbers)
+    if len(seen) <= 8:
+        place = np.searchsorted(seen, numbers)
+    groups = {}
+    for k in np.unique(place[some]):
+        inside = numbers[some & (place == k)]
+        low, high = inside.min(), inside.max()
+        title = f'{name} {low}' if low == high else f'{name} {low} to {high}'
+        groups[title] = np.where(some, place == k, -1)
+    return groups
 
 
 def mean_scores(

@@ -31,6 +31,7 @@ from fi_jax.evaluation.tables import (
     interval,
     number,
     title_of,
+    worst_groups,
 )
 from fi_jax.run.files import atomic_write
 
@@ -127,7 +128,7 @@ def page(results: Results, summary: Summary, name: str) -> str:
         'Nearest training face': _memorisation(results, summary),
         'By hole area and kind': _groups(results, summary),
         'Paired differences': _differences(results, summary),
-        'By attribute': _attributes(summary),
+        'By attribute': _attributes(results, summary),
         'Faces': _gallery(results),
         'Left out': _skipped(results),
         'Protocol': [Block('facts', facts.protocol(results))],
@@ -316,10 +317,10 @@ def _differences(results: Results, summary: Summary) -> list[Block]:
     return [Block('figure', figure), Block('more', more)]
 
 
-def _attributes(summary: Summary) -> list[Block]:
-    found = summary['attributes']
-    if not found:
+def _attributes(results: Results, summary: Summary) -> list[Block]:
+    if not summary['attributes']:
         return []
+    row, found = next(iter(summary['attributes'].items()))
     metric, worst = shown(found['metric']), found['worst']
     order = sorted(found['by_attribute'].items(), key=lambda item: -abs(item[1]['gap']['mean']))
     lines = []
@@ -339,10 +340,23 @@ def _attributes(summary: Summary) -> list[Block]:
         'value': f'{number(worst["mean"], metric)} {metric.unit}'.strip(),
     }
     blocks = [Block('worst', about), Block('table', _table(heads, lines[:10]))]
+    if len(summary['attributes']) > 1:
+        blocks = [Block('table', _worst_groups(results, summary, metric)), *blocks]
+        blocks[1:1] = [Block('heading', title_of(row, results))]
     if more := lines[10:]:
         title = f'The other {len(more)} attributes'
         blocks.append(Block('more', (title, _table(heads, more))))
     return blocks
+
+
+def _worst_groups(results: Results, summary: Summary, metric: Metric) -> Table:
+    """Of each row its worst group and its widest gap."""
+    lines = []
+    for row, group, value, attribute, gap in worst_groups(summary):
+        wide = _estimate(gap, metric, True)
+        cells = [Value(number(value, metric), group), Value(wide.text, f'{attribute} {wide.small}')]
+        lines.append(_line(results, row, cells))
+    return _table((f'worst group, {metric.title}', 'widest gap'), lines)
 
 
 _WHY = {

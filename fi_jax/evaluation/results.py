@@ -35,8 +35,9 @@ class Results:
     """An evaluation: n examples, rows (a method or a baseline each) and their scores.
 
     fingerprint (n,) uint64 of truth and hole, area (n,) missing pixels, kind (n,) index into
-    protocol['kinds'], holes (n,bytes) uint8 packed bits, attributes name -> (n,) 0 or 1. sets holds
-    the metrics of sets of images. skipped says what is missing and why.
+    protocol['kinds'], holes (n,bytes) uint8 packed bits, attributes name -> (n,) 1, 0, or
+    -1 where not known. sets holds the metrics of sets of images. skipped says what is missing and
+    why.
     """
 
     protocol: dict[str, Any]

@@ -168,16 +168,23 @@ def memorisation(results: Results) -> dict[str, dict[str, Any]]:
 
 
 def attribute_gaps(results: Results, metric: str = 'psnr_hole/mean') -> dict[str, Any]:
-    """The first primary row's metric by attribute: with, without, the gap, and the worst group.
+    """Primary row -> its metric by attribute: with, without, the gap, and the worst group.
 
-    Attributes with fewer than MIN_GROUP images on either side are left out.
+    Attributes with fewer than MIN_GROUP images on either side are left out, and images of which an
+    attribute is not known.
     """
-    if not results.primary or metric not in results.scores[results.primary[0]]:
-        return {}
-    values = results.scores[results.primary[0]][metric][None]
+    found = {}
+    for row in results.primary:
+        if metric in results.scores[row] and (one := _gaps(results, row, metric)):
+            found[row] = one
+    return found
+
+
+def _gaps(results: Results, row: str, metric: str) -> dict[str, Any]:
+    values = results.scores[row][metric][None]
     cells = {}
     for name, has in results.attributes.items():
-        member = np.stack([has > 0, has <= 0])
+        member = np.stack([has == 1, has == 0])
         mean, count, draws = bootstrap.resampled_means(
             values, member, results.protocol['bootstrap']
         )

@@ -6,7 +6,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fi_jax.evaluation.metric_names import Metric, shown
@@ -218,7 +218,29 @@ def markdown(results: Results, summary: Summary) -> str:
         for row, found in summary['paired'].items():
             cells = [_markdown(found.get(name), name, sign=True) for name in columns]
             lines.append(f'| {" | ".join([title_of(row, results), *cells])} |')
+    if summary['attributes']:
+        metric = next(iter(summary['attributes'].values()))['metric']
+        lines += ['', f'By attribute, {shown(metric).title}:', '']
+        lines += ['|  | worst group |  | widest gap |  |', '|---|---|--:|---|--:|']
+        for row, group, value, attribute, gap in worst_groups(summary):
+            cells = [
+                group,
+                number(value, shown(metric)),
+                attribute,
+                _markdown(gap, metric, sign=True),
+            ]
+            lines.append(f'| {" | ".join([title_of(row, results), *cells])} |')
     return '\n'.join([*lines, ''])
+
+
+def worst_groups(summary: Summary) -> Iterator[tuple[str, str, float, str, Cell]]:
+    """Of each row with attributes: its worst group and that one's mean, the widest gap's attribute
+    and the gap, with less without."""
+    for row, found in summary['attributes'].items():
+        worst, cells = found['worst'], found['by_attribute']
+        widest = max(cells, key=lambda name: abs(cells[name]['gap']['mean']))
+        group = f'{worst["side"]} {worst["attribute"]}'.replace('_', ' ')
+        yield row, group, worst['mean'], widest.replace('_', ' '), cells[widest]['gap']
 
 
 def _markdown_head(columns: Sequence[str]) -> list[str]:

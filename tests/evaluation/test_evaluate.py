@@ -14,12 +14,13 @@ import pytest
 
 from configs import landmarks, stage1
 from fi_jax import sharding
-from fi_jax.evaluation import comparison, scoring, summaries, tasks
+from fi_jax.evaluation import comparison, report, scoring, summaries, tables, tasks
 from fi_jax.evaluation import protocol as evaluate
 from fi_jax.evaluation import results as res
 from fi_jax.input_pipeline import holes
 from fi_jax.input_pipeline.folders import FolderExamples, _numbered, visible_change
 from fi_jax.input_pipeline.loader import EvalExamples
+from fi_jax.input_pipeline.records import BadImage, Record
 from fi_jax.input_pipeline.sources import make_source
 from fi_jax.methods import Method, make_method
 from fi_jax.metrics import baselines, bootstrap, suite
@@ -118,10 +119,59 @@ def test_the_worst_group_and_the_gap_of_attributes():
     results = made_up(n=200)
     smiling = results.attributes['smile'] > 0
     results.scores['samples']['psnr_hole/mean'] = np.where(smiling, 18.0, 20.0)
-    found = summaries.attribute_gaps(results)
+    found = summaries.attribute_gaps(results)['samples']
     assert found['worst'] == {'attribute': 'smile', 'side': 'with', 'mean': 18.0}
     assert found['by_attribute']['smile']['gap']['mean'] == pytest.approx(-2)
     assert 'rare' not in found['by_attribute']  # nobody has it: nothing can be said
+    # Images of which it is not known are on neither side.
+    results.attributes['smile'][:100] = -1
+    one = summaries.attribute_gaps(results)['samples']['by_attribute']['smile']
+    assert one['with']['count'] == smiling[100:].sum() and one['gap']['count'] == 100
+    assert one['gap']['mean'] == pytest.approx(-2)
+
+
+def test_the_worst_group_of_each_system_stands_in_table_and_page():
+    one, other = (made_up(n=60) for _ in range(2))
+    smiling = one.attributes['smile'] > 0
+    one.scores['samples']['psnr_hole/mean'] = np.where(smiling, 18.0, 20.0)
+    other.scores['samples']['psnr_hole/mean'] = np.where(smiling, 19.5, 16.25)
+    compared = comparison.compare({'one': one, 'other': other})
+    summary = summaries.summarise(compared)
+    found = {row: rest[:3] for row, *rest in tables.worst_groups(summary)}
+    assert found == {
+        'one': ['with smile', 18.0, 'smile'],
+        'other': ['without smile', 16.25, 'smile'],
+    }
+    for text in (tables.markdown(compared, summary), report.page(compared, summary, 'table')):
+        assert 'without smile' in text and '16.25' in text and '3.25' in text
+
+
+def test_numbers_of_an_attribute_make_groups():
+    groups = evaluate.attribute_groups
+    np.testing.assert_array_equal(groups('Male', [1, None, -1, 0])['Male'], [1, -1, 0, 0])
+    origin = groups('Origin', [0, 4, None, 2, 4])
+    assert list(origin) == ['Origin 0', 'Origin 2', 'Origin 4']
+    np.testing.assert_array_equal(origin['Origin 4'], [0, 1, -1, 0, 1])
+    age = groups('Age', [None, *range(1, 41)])
+    assert list(age) == ['Age 1 to 10', 'Age 11 to 20', 'Age 21 to 30', 'Age 31 to 40']
+    assert all(x[0] == -1 and x.sum() == 9 for x in age.values())
+
+
+def test_an_attribute_that_some_images_lack_is_told_of_the_others():
+    def record(i):
+        return Record(b'', f'{i}.png', attributes=None if i in (0, 3) else {'smile': i % 2})
+
+    class Some:
+        names = tuple(f'{i}.png' for i in range(5))
+
+        def __getitem__(self, i):
+            if i == 3:
+                raise BadImage('3.png: damaged')
+            return record(i)
+
+    names, found = evaluate.describe(Some(), 5)
+    assert names == list(Some.names)
+    np.testing.assert_array_equal(found['smile'], [-1, 1, 0, -1, 0])
 
 
 # ----------------------------------------------------------------------------------- baselines
