@@ -19,6 +19,9 @@ from fi_jax.nets.layers import (
     leaky,
 )
 
+# Xavier's with a gain of .02, the authors' for all layers: the first completions are grey.
+XAVIER = nn.initializers.variance_scaling(0.02**2, 'fan_avg', 'normal')
+
 
 class UNet(nn.Module):
     """(B,H,W,C), z (B,D) -> image (B,H,W,3) in [-1,1]; z joins the input of every level down.
@@ -38,13 +41,13 @@ class UNet(nn.Module):
 
         def up(x: jax.Array, width: int) -> jax.Array:
             if self.transposed:
-                return TransposedConv(width, 4, self.dtype)(x)
-            return UpConv(width, self.dtype)(x)
+                return TransposedConv(width, 4, self.dtype, XAVIER)(x)
+            return UpConv(width, self.dtype, XAVIER)(x)
 
         skips: list[jax.Array] = []
         for level, width in enumerate(self.widths):
             x = with_z(x)
-            x = DownConv(width, 4, self.dtype)(leaky(x) if level else x)
+            x = DownConv(width, 4, self.dtype, XAVIER)(leaky(x) if level else x)
             # The lowest level keeps its scale: of one pixel a norm would leave nothing.
             if 0 < level < len(self.widths) - 1:
                 x = instance_norm(x, self.dtype, 1e-5)
@@ -64,14 +67,14 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        x = DownConv(self.widths[0], 4, self.dtype)(x)
+        x = DownConv(self.widths[0], 4, self.dtype, XAVIER)(x)
         for width in self.widths[1:]:
             y = leaky(instance_norm(x, self.dtype, 1e-5))
-            y = nn.Conv(x.shape[-1], (3, 3), dtype=self.dtype)(y)
+            y = nn.Conv(x.shape[-1], (3, 3), dtype=self.dtype, kernel_init=XAVIER)(y)
             y = leaky(instance_norm(y, self.dtype, 1e-5))
-            y = halved(nn.Conv(width, (3, 3), dtype=self.dtype)(y))
-            x = y + nn.Conv(width, (1, 1), dtype=self.dtype)(halved(x))
-        return GaussianHead(self.z_dim, self.dtype)(leaky(x).mean(axis=(1, 2)))
+            y = halved(nn.Conv(width, (3, 3), dtype=self.dtype, kernel_init=XAVIER)(y))
+            x = y + nn.Conv(width, (1, 1), dtype=self.dtype, kernel_init=XAVIER)(halved(x))
+        return GaussianHead(self.z_dim, self.dtype, XAVIER)(leaky(x).mean(axis=(1, 2)))
 
 
 class PatchCritic(nn.Module):
@@ -87,14 +90,16 @@ class PatchCritic(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> tuple[jax.Array, ...]:
+        def conv(x: jax.Array, width: int) -> jax.Array:
+            return nn.Conv(width, (4, 4), padding=1, dtype=self.dtype, kernel_init=XAVIER)(x)
+
         def patches(x: jax.Array, part: int) -> jax.Array:
             for level, width in enumerate(self.widths):
-                x = DownConv(width // part, 4, self.dtype)(x)
+                x = DownConv(width // part, 4, self.dtype, XAVIER)(x)
                 x = leaky(instance_norm(x, self.dtype, 1e-5) if level else x)
             if self.more:
-                x = nn.Conv(self.more // part, (4, 4), padding=1, dtype=self.dtype)(x)
-                x = leaky(instance_norm(x, self.dtype, 1e-5))
-            return nn.Conv(1, (4, 4), padding=1, dtype=self.dtype)(x)[..., 0].astype(jnp.float32)
+                x = leaky(instance_norm(conv(x, self.more // part), self.dtype, 1e-5))
+            return conv(x, 1)[..., 0].astype(jnp.float32)
 
         pad = ((1, 1), (1, 1))
         smaller = nn.avg_pool(x, (3, 3), (2, 2), pad, count_include_pad=False)

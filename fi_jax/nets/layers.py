@@ -250,12 +250,13 @@ class GaussianHead(nn.Module):
 
     features: int
     dtype: Dtype = jnp.float32
+    kernel_init: Any = nn.initializers.lecun_normal()  # of the mean
 
     @nn.compact
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         x = x.reshape(x.shape[0], -1)
-        mean = nn.Dense(self.features, dtype=self.dtype, name='mean')(x)
-        zeros = nn.initializers.zeros
+        init, zeros = self.kernel_init, nn.initializers.zeros
+        mean = nn.Dense(self.features, dtype=self.dtype, kernel_init=init, name='mean')(x)
         logvar = nn.Dense(self.features, dtype=self.dtype, kernel_init=zeros, name='logvar')(x)
         return mean.astype(jnp.float32), jnp.clip(logvar.astype(jnp.float32), -10.0, 10.0)
 

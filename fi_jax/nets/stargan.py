@@ -10,6 +10,9 @@ import jax.numpy as jnp
 
 from fi_jax.nets.layers import DownConv, Dtype, InstanceNorm, TransposedConv
 
+# PyTorch's own, which the authors leave as it is.
+UNIFORM = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
+
 
 class Generator(nn.Module):
     """(B,H,W,C), labels (B,K) of 0 and 1 -> image (B,H,W,3) in [-1,1].
@@ -24,7 +27,9 @@ class Generator(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, labels: jax.Array) -> jax.Array:
         def conv(x: jax.Array, width: int, size: int) -> jax.Array:
-            return nn.Conv(width, (size, size), use_bias=False, dtype=self.dtype)(x)
+            return nn.Conv(
+                width, (size, size), use_bias=False, dtype=self.dtype, kernel_init=UNIFORM
+            )(x)
 
         def normed(x: jax.Array) -> jax.Array:
             return InstanceNorm(self.dtype)(x)
@@ -33,12 +38,12 @@ class Generator(nn.Module):
         x = jnp.concatenate([x, tiled.astype(x.dtype)], axis=-1)
         x = nn.relu(normed(conv(x, self.width, 7)))
         for width in (2 * self.width, 4 * self.width):
-            x = nn.relu(normed(DownConv(width, 4, self.dtype, use_bias=False)(x)))
+            x = nn.relu(normed(DownConv(width, 4, self.dtype, UNIFORM, use_bias=False)(x)))
         for _ in range(self.blocks):
             y = nn.relu(normed(conv(x, x.shape[-1], 3)))
             x = x + normed(conv(y, x.shape[-1], 3))
         for width in (2 * self.width, self.width):
-            x = nn.relu(normed(TransposedConv(width, 4, self.dtype, use_bias=False)(x)))
+            x = nn.relu(normed(TransposedConv(width, 4, self.dtype, UNIFORM, use_bias=False)(x)))
         return jnp.tanh(conv(x, 3, 7).astype(jnp.float32))
 
 
@@ -52,9 +57,10 @@ class Critic(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         for width in self.widths:
-            x = nn.leaky_relu(DownConv(width, 4, self.dtype)(x), 0.01)
-        scores = nn.Conv(1, (3, 3), use_bias=False, dtype=self.dtype)(x)
-        logits = nn.Dense(self.labels, use_bias=False, dtype=self.dtype)(x.reshape(len(x), -1))
+            x = nn.leaky_relu(DownConv(width, 4, self.dtype, UNIFORM)(x), 0.01)
+        last = dict(use_bias=False, dtype=self.dtype, kernel_init=UNIFORM)
+        scores = nn.Conv(1, (3, 3), **last)(x)
+        logits = nn.Dense(self.labels, **last)(x.reshape(len(x), -1))
         return scores.reshape(len(x), -1).astype(jnp.float32), logits.astype(jnp.float32)
 
 

@@ -97,6 +97,27 @@ def test_a_step_trains_all_nets_and_samples_differ(made):
     assert drawn['finite'].all()
 
 
+@pytest.mark.parametrize('transposed', [False, True])
+def test_weights_begin_as_the_authors_do(transposed):
+    """Xavier's normal with a gain of .02: an untrained completion is grey."""
+    x, z = jnp.ones((2, 32, 32, 7)), jnp.ones((2, 8))
+    nets = {UNet((32, 64, 64), transposed): (x, z), Encoder((32, 64), 8): (x,)}
+    nets[PatchCritic((32, 64), more=64)] = (x[..., :3],)
+    for net, args in nets.items():
+        params = net.init(jax.random.key(0), *args)['params']
+        found = jax.tree_util.tree_leaves_with_path(params)
+        kernels = {jax.tree_util.keystr(path): k for path, k in found if k.ndim > 1}
+        for name, kernel in kernels.items():
+            if 'logvar' in name or kernel.size < 500:
+                continue
+            places = kernel.size / kernel.shape[-1] / kernel.shape[-2]
+            fans = places * (kernel.shape[-1] + kernel.shape[-2])
+            assert kernel.std() == pytest.approx(0.02 * np.sqrt(2 / fans), rel=0.15), name
+    net = UNet((32, 64, 64), transposed)
+    image = net.apply(net.init(jax.random.key(0), x, z), x, z)
+    assert np.abs(image).max() < 0.1
+
+
 def test_pairs_come_apart_and_together():
     x = jnp.arange(6)
     np.testing.assert_array_equal(pairs.interleaved(*pairs.split(x)), x)

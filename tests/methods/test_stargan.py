@@ -81,6 +81,18 @@ def test_a_sample_is_a_draw_of_labels(made):
     assert np.abs(draw(ones, a) - draw(0 * ones, a)).max() > 1e-3
 
 
+def test_weights_begin_as_pytorch_begins():
+    """Uniform, up to one over the root of what a number reads (transposed: of what it writes)."""
+    x, labels = jnp.zeros((1, 32, 32, 4)), jnp.zeros((1, 2))
+    nets = {Generator(8, 1): (x, labels), Critic((16, 32), 2): (x[..., :3],)}
+    for net, args in nets.items():
+        for path, kernel in jax.tree_util.tree_leaves_with_path(net.init(jax.random.key(0), *args)):
+            if kernel.ndim > 1:
+                bound = 1 / np.sqrt(kernel.size / kernel.shape[-1])
+                largest = np.abs(kernel).max()
+                assert 0.9 * bound < largest <= bound, jax.tree_util.keystr(path)
+
+
 def test_without_labels_it_is_refused():
     config = stargan.get_config('tiny')
     config.data.labels = ''
