@@ -336,13 +336,13 @@ def _attributes(results: Results, summary: Summary) -> list[Block]:
     about = {
         'metric': metric.title,
         'side': worst['side'],
-        'attribute': worst['attribute'],
+        'attribute': worst['attribute'].replace('_', ' '),
         'value': f'{number(worst["mean"], metric)} {metric.unit}'.strip(),
     }
     blocks = [Block('worst', about), Block('table', _table(heads, lines[:10]))]
     if len(summary['attributes']) > 1:
         blocks = [Block('table', _worst_groups(results, summary, metric)), *blocks]
-        blocks[1:1] = [Block('heading', title_of(row, results))]
+        blocks[1:1] = [Block('heading', title_of(row, results), below=True)]
     if more := lines[10:]:
         title = f'The other {len(more)} attributes'
         blocks.append(Block('more', (title, _table(heads, more))))
